@@ -1,0 +1,1 @@
+"""Slow or secret things: password hashing, signing keys, what is derived from the master key."""

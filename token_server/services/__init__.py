@@ -1,0 +1,1 @@
+"""What the product does, one verb per function; used by web, cli and scripts alike."""

@@ -1,0 +1,1 @@
+"""All HTTP: decode, one call, encode."""
