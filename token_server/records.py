@@ -97,7 +97,9 @@ class Family:
 
     seq: int  # grows by one per login; also the position in the status list
     family_id: bytes = field(repr=False)  # 16 random bytes; leaves only inside the refresh token
-    sid: str  # "ses_" + 22 base64url characters: the `sid` claim and the session id in APIs and logs
+    sid: (
+        str  # "ses_" + 22 base64url characters: the `sid` claim and the session id in APIs and logs
+    )
     client_id: str
     user_id: str
     scope: tuple[str, ...]
