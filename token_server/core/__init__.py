@@ -1,1 +1,1 @@
-"""Pure decisions: no await, clock, randomness, environment, logging or I/O; standard library only."""
+"""Pure decisions: no await, clock, randomness, environment, logging, I/O; only the stdlib."""

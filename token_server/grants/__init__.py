@@ -1,1 +1,1 @@
-"""The token endpoint: shared phases in `endpoint`, one file per grant, one line per grant in `registry`."""
+"""The token endpoint: phases in `endpoint`, one file per grant, one line each in `registry`."""
