@@ -25,6 +25,21 @@ class InvalidRequestError(OAuthError):
     default_description = "The request is malformed."
 
 
+class MethodNotAllowedError(InvalidRequestError):
+    status = 405
+    default_description = "This method is not allowed here."
+
+
+class RequestTooLargeError(InvalidRequestError):
+    status = 413
+    default_description = "The request body is too large."
+
+
+class UnsupportedMediaTypeError(InvalidRequestError):
+    status = 415
+    default_description = "The body must be application/x-www-form-urlencoded in UTF-8."
+
+
 class InvalidClientError(OAuthError):
     """Unknown client, wrong secret, disabled client: one answer for all (RFC 6749 §5.2)."""
 
