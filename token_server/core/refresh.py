@@ -19,10 +19,8 @@ from token_server.records import Family
 
 _PREFIX = "rt_"
 _BODY = struct.Struct(">H16sI")  # master-key version, family id, generation
-_MAC_BYTES = 32
-_TEXT_LENGTH = (
-    len(_PREFIX) + (_BODY.size + _MAC_BYTES) * 4 // 3
-)  # 54 bytes: no padding, no spare bits
+# 22 + 32 bytes of MAC make 72 characters: no padding, no spare bits, so one token has one text.
+_TEXT = re.compile(r"rt_[A-Za-z0-9_-]{72}")
 _MAC_CONTEXT = b"token-server refresh token v1\0"
 MAX_GENERATION = 2**32 - 1
 
