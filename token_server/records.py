@@ -147,6 +147,25 @@ class SigningKey:
     compromised_at: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A signing key as a key store holds it: its record and its private half, encrypted."""
+
+    key: SigningKey
+    master_version: int | None  # master key version it is encrypted under; None: erased
+    private_pem: bytes | None = field(repr=False)  # encrypted PKCS#8
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKeyring:
+    """All keys of one installation; changes only by compare-and-set on its generation."""
+
+    keyring_id: str  # "kr_" + 22 base64url characters
+    generation: int  # of the keyring as a whole; the first complete one is 1
+    master_key_check: str  # `MasterKeys.check_value()` of the version it was last written under
+    keys: tuple[StoredKey, ...]
+
+
 class AuditEventType(enum.StrEnum):
     """The closed list of audit events; each security-relevant branch has exactly one."""
 

@@ -24,8 +24,8 @@ from token_server.errors import OperatorError
 
 MASTER_KEY_NAME = "master.key"
 KEY_BYTES = 32
-MAX_VERSION = 255  # a refresh token names the version in one byte
-_LINE = re.compile(r"(?:([1-9][0-9]{0,2}):)?([A-Za-z0-9+/_=-]{43,64})")
+MAX_VERSION = 0xFFFF  # a refresh token names the version in two bytes
+_LINE = re.compile(r"(?:([1-9][0-9]{0,4}):)?([A-Za-z0-9+/_=-]{43,64})")
 _HEADING = "# Master key of token-server. Keep a copy of it, apart from the database's backups."
 _MADE_WITH = "openssl rand -base64 32"
 
@@ -53,7 +53,7 @@ class MasterKeys:
         if not keys or any(len(key) != KEY_BYTES for key in keys.values()):
             raise ValueError("at least one master key, of exactly 32 bytes each")
         if not all(1 <= version <= MAX_VERSION for version in keys):
-            raise ValueError("master key versions are 1 to 255")
+            raise ValueError("master key versions are 1 to 65535")
         self.current = max(keys)
         self._derived = MappingProxyType(
             {
@@ -70,6 +70,11 @@ class MasterKeys:
         """For the MAC of refresh tokens of families born under `version`. UnknownMasterKeyError
         when that version is gone (as for every derived key)."""
         return self._key(version, _REFRESH_MAC)
+
+    def find_refresh_mac_key(self, version: int) -> bytes | None:
+        """The same for a version that somebody else names: None when it is not here."""
+        derived = self._derived.get(version)
+        return None if derived is None else derived[_REFRESH_MAC]
 
     def key_encryption_key(self, version: int) -> bytes:
         """For the private halves of signing keys at rest."""

@@ -1,0 +1,96 @@
+"""The signing keys in memory: the only module of the server that signs.
+
+Private halves come in decrypted and checked (crypto/opening.py), once. Which key signs and what
+the JWKS holds is core/key_lifecycle's answer for the instant passed in (RFC 7515, RFC 7517 5).
+Must not log, must not do I/O, and must not show more of a key than its public half.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+from token_server.core.key_lifecycle import (
+    key_states,
+    publication_order,
+    published_keys,
+    signing_key,
+)
+from token_server.crypto import rsa_keys
+from token_server.crypto.secrets import encode_base64url
+from token_server.errors import UnavailableError
+from token_server.records import KeyState, SigningKey
+
+
+class Signer(Protocol):
+    """Something that signs under one kid: a key in memory today, an HSM or a cloud's later."""
+
+    @property
+    def kid(self) -> str: ...
+
+    @property
+    def alg(self) -> str: ...
+
+    def sign(self, content: bytes) -> bytes: ...
+
+
+class Keyring:
+    """All signing keys of this installation, ready to use. `opening.open_keyring` builds it."""
+
+    def __init__(
+        self, keyring_id: str, generation: int, keys: Mapping[SigningKey, Signer | None]
+    ) -> None:
+        """`keys` maps each key to its signer, None for one whose private half was erased."""
+        self.keyring_id = keyring_id
+        self.generation = generation
+        self.keys: tuple[SigningKey, ...] = tuple(sorted(keys, key=publication_order))
+        self._signers = {key.kid: signer for key, signer in keys.items() if signer is not None}
+        self._jwks: dict[tuple[SigningKey, ...], bytes] = {}
+        self._headers: dict[tuple[str, str], bytes] = {}
+
+    @classmethod
+    def empty(cls) -> "Keyring":
+        """For commands that need no keys: publishes nothing and signs nothing."""
+        return cls("", 0, {})
+
+    def signer(self, now: int) -> Signer:
+        """What signs at `now`. UnavailableError("no_signing_key") when no key may."""
+        key = signing_key(self.keys, now)
+        signer = None if key is None else self._signers.get(key.kid)
+        if signer is None:
+            raise UnavailableError("no_signing_key", retry_after_s=5)
+        return signer
+
+    def sign_compact(self, typ: str, payload: bytes, now: int) -> tuple[str, str]:
+        """The compact JWS (RFC 7515 7.1) of `payload` under the active key, and its kid. `typ` is
+        one of the server's own constants: each makes one cached header per key."""
+        signer = self.signer(now)
+        header = self._headers.get((signer.kid, typ))
+        if header is None:
+            members = {"alg": signer.alg, "kid": signer.kid, "typ": typ}
+            text = json.dumps(members, separators=(",", ":"))
+            header = encode_base64url(text.encode("ascii")).encode("ascii") + b"."
+            self._headers[signer.kid, typ] = header
+        content = header + encode_base64url(payload).encode("ascii")
+        signature = encode_base64url(signer.sign(content))
+        return f"{content.decode('ascii')}.{signature}", signer.kid
+
+    def jwks(self, now: int) -> bytes:
+        """The JWK Set to serve at `now`; the very same bytes object while the set is the same.
+        Order: by activation, keys without a date last."""
+        published = published_keys(self.keys, now)
+        body = self._jwks.get(published)
+        if body is None:
+            keys = [rsa_keys.public_jwk(key.kid, key.n, key.e) for key in published]
+            body = json.dumps({"keys": keys}, separators=(",", ":")).encode("ascii")
+            self._jwks = {published: body}  # a clock only goes forward: the last set is enough
+        return body
+
+    def states(self, now: int) -> Mapping[KeyState, int]:
+        """How many keys are in each state at `now`; every state is there."""
+        counts = Counter(key_states(self.keys, now).values())
+        return MappingProxyType({state: counts[state] for state in KeyState})
+
+    def __repr__(self) -> str:
+        return f"Keyring({self.keyring_id!r}, generation={self.generation}, keys={len(self.keys)})"
