@@ -129,7 +129,7 @@ def read_secret(prompt: str, *, from_stdin: bool, confirm: bool = False) -> Secr
 
 
 def _read_secret_line() -> Secret[str]:
-    line = click.get_binary_stream("stdin").readline(MAX_SECRET_BYTES + 1)
+    line = sys.stdin.buffer.readline(MAX_SECRET_BYTES + 1)
     if len(line) > MAX_SECRET_BYTES:
         raise OperatorError(
             f"The secret on standard input is longer than {MAX_SECRET_BYTES} bytes.", exit_code=2

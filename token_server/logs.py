@@ -1,0 +1,207 @@
+"""Structured logs on stderr: one line per event, JSON or console, standard library included.
+
+Events are named in the past tense and carry ids. Whatever a value holds, a line stays one line:
+control and direction characters are escaped. Names that only secrets have, and texts shaped
+like our tokens, are blanked as a last line of defence, not as a licence to log them. A log
+line that cannot be written is dropped: it must never fail a request.
+"""
+
+import json
+import logging
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, MutableMapping
+from typing import Any, Literal
+
+import msgspec
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+Format = Literal["console", "json"]
+Event = MutableMapping[str, Any]
+Render = Callable[[Event], bytes]
+
+SECRET_NAMES = frozenset(
+    {
+        "access_token",
+        "assertion",
+        "authorization",
+        "client_secret",
+        "code",
+        "cookie",
+        "current_password",
+        "database_url",
+        "headers",
+        "new_password",
+        "password",
+        "password_hash",
+        "refresh_token",
+        "secret",
+        "secret_digest",
+        "token",
+    }
+)
+# Refresh tokens, client secrets, API keys; JWTs; Argon2 hashes; passwords in URLs.
+SECRET_SHAPES = re.compile(
+    rb"\b(?:rt|tsk?)_[A-Za-z0-9_-]{24,}"
+    rb"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"
+    rb"|\$argon2[a-z]{1,2}\$[A-Za-z0-9+/=,$.-]+"
+    rb"|(?<=://)[^\s/@:\"']*:[^\s/@\"']+(?=@)"
+)
+# A look for these is far cheaper than the pattern, and nearly always finds nothing.
+SECRET_HINTS = re.compile(rb"rt_|ts_|tsk_|eyJ|\$argon2|://")
+# C0, DEL, C1, zero-width and bidirectional marks, line separators, surrogates.
+UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+LEVEL_NUMBERS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+QUIET_LOGGERS = ("aiosqlite", "asyncio", "sqlalchemy", "alembic")  # chatty below warning
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """A logger for one module; usable at import time, configured when first used."""
+    logger: FilteringBoundLogger = structlog.get_logger(module=name)
+    return logger
+
+
+def configure_logging(log_format: Format, level: str) -> None:
+    """Send our events and the standard library's to stderr in one format, from `level` up."""
+    render = _render_json if log_format == "json" else _render_console
+    number = LEVEL_NUMBERS[level]
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, _Renderer(render)],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=_StderrLogger,
+        cache_logger_on_first_use=False,  # a module's logger must follow a later configuration
+    )
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if isinstance(h, _StandardHandler)]:
+        root.removeHandler(handler)
+    root.addHandler(_StandardHandler(render))
+    root.setLevel(number)
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))
+    # One structured line per request is ours; uvicorn's would hold the query string.
+    logging.getLogger("uvicorn.access").disabled = True
+    logging.captureWarnings(True)
+
+
+class _StderrLogger:
+    """Writes finished lines; looks stderr up each time, since tests and daemons exchange it."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def msg(self, line: bytes) -> None:
+        _write(line)
+
+    debug = info = warning = error = critical = msg
+
+
+class _Renderer:
+    """The last structlog processor: completes the event and renders it."""
+
+    def __init__(self, render: Render) -> None:
+        self._render = render
+
+    def __call__(self, _logger: object, method: str, event: Event) -> bytes:
+        exc_info = event.pop("exc_info", None)
+        if exc_info:
+            event["exception"] = _format_exception(exc_info)
+        name = event.pop("event", "")
+        return self._render({"at": _timestamp(), "level": method, "event": name, **event})
+
+
+class _StandardHandler(logging.Handler):
+    """Renders the records of uvicorn, SQLAlchemy and asyncio as our events are."""
+
+    def __init__(self, render: Render) -> None:
+        super().__init__()
+        self._render = render
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            event: Event = {
+                "at": _timestamp(record.created),
+                "level": record.levelname.lower(),
+                "event": record.getMessage(),
+                "module": record.name,
+            }
+            if record.exc_info and record.exc_info[0] is not None:
+                event["exception"] = _format_exception(record.exc_info)
+            _write(self._render(event))
+        except Exception:  # noqa: BLE001 - a broken record must not fail who logged it
+            _write(b'{"level":"error","event":"log_record_unusable"}')
+
+
+def _write(line: bytes) -> None:
+    try:
+        stream = sys.stderr.buffer
+        stream.write(line + b"\n")
+        stream.flush()
+    except (OSError, ValueError, AttributeError):
+        # stderr is closed, full or missing: the request that logs is worth more than its line.
+        return
+
+
+def _timestamp(at: float | None = None) -> str:
+    # The instant of a log line decides nothing, so it may come from the machine.
+    seconds = time.time() if at is None else at  # noqa: TID251
+    whole = int(seconds)
+    date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+    return f"{date}.{int((seconds - whole) * 1000):03d}Z"
+
+
+def _format_exception(exc_info: Any) -> str:
+    if exc_info is True:
+        exc_info = sys.exc_info()
+    error = exc_info if isinstance(exc_info, BaseException) else exc_info[1]
+    return "".join(traceback.format_exception(error)).rstrip() if error is not None else ""
+
+
+def _blank_secrets(event: Event) -> None:
+    if not SECRET_NAMES.isdisjoint(event):
+        for name in SECRET_NAMES.intersection(event):
+            event[name] = "***"
+
+
+def _blank_shapes(line: bytes) -> bytes:
+    if SECRET_HINTS.search(line):
+        return SECRET_SHAPES.sub(b"***", line)
+    return line
+
+
+def _render_json(event: Event) -> bytes:
+    _blank_secrets(event)
+    try:
+        line = msgspec.json.encode(event, enc_hook=str)
+    except Exception:  # noqa: BLE001 - e.g. a lone surrogate: escape all rather than lose the line
+        line = json.dumps(event, default=str, ensure_ascii=True).encode("ascii")
+    if not line.isascii() or b"\x7f" in line:
+        line = UNPRINTABLE.sub(lambda m: f"\\u{ord(m[0]):04x}", line.decode()).encode()
+    return _blank_shapes(line)
+
+
+def _render_console(event: Event) -> bytes:
+    _blank_secrets(event)
+    event = dict(event)
+    at, level, name = event.pop("at"), event.pop("level"), event.pop("event", "")
+    exception = event.pop("exception", None)
+    module = event.pop("module", "")
+    pairs = " ".join(f"{key}={_console_value(value)}" for key, value in event.items())
+    text = f"{str(at)[11:23]} {level:<7} {_escape(str(name)):<30} {pairs} ({module})"
+    if exception is not None:
+        # The one value with lines of its own: each is escaped for itself.
+        text += "".join(f"\n    {_escape(line)}" for line in str(exception).splitlines())
+    return _blank_shapes(text.encode())
+
+
+def _console_value(value: object) -> str:
+    text = _escape(str(value))
+    return f'"{text}"' if " " in text or not text else text
+
+
+def _escape(text: str) -> str:
+    return UNPRINTABLE.sub(lambda m: f"\\u{ord(m[0]):04x}", text)

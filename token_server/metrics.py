@@ -1,0 +1,153 @@
+"""Counters and histograms of one runtime, in the Prometheus text format.
+
+Label values come from our own closed lists (grants, outcomes, routes), never from a request: a
+stranger must not be able to grow the registry, so anything beyond a bound counts as "other".
+With several workers (PROMETHEUS_MULTIPROC_DIR, set by web/supervisor.py before the first
+import) values live in files, and one scrape of any worker counts them all.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, TypeVar
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+    multiprocess,
+)
+
+C = TypeVar("C")
+
+MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+MAX_LABEL_SETS = 128
+REFRESH_OUTCOMES = (
+    "rotated",
+    "replayed",
+    "reuse_revoked",
+    "expired",
+    "refused",
+    "contended",
+    "shadowed",
+)
+KEY_STATES = ("next", "active", "retiring", "retired", "compromised")
+TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+HASH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class _Children(Generic[C]):
+    """The children of one metric by label values, bound once; at most MAX_LABEL_SETS."""
+
+    def __init__(self, bind: Callable[..., C], known: Iterable[tuple[str, ...]]) -> None:
+        self._bind = bind
+        self._children = {labels: bind(*labels) for labels in known}
+
+    def get(self, *labels: str) -> C:
+        child = self._children.get(labels)
+        if child is None:
+            if len(self._children) >= MAX_LABEL_SETS:
+                labels = ("other",) * len(labels)
+            child = self._children[labels] = self._bind(*labels)
+        return child
+
+
+class Metrics:
+    """Everything that is counted. Each method is one event, or one new value of a gauge."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._is_multiprocess = MULTIPROCESS_VARIABLE in os.environ
+        if not self._is_multiprocess:
+            ProcessCollector(registry=registry)
+        requests = Counter(
+            "token_server_token_requests",
+            "Requests at the token endpoint; outcome is issued, replayed or the error code.",
+            ("grant", "outcome"),
+            registry=registry,
+        )
+        self._token_requests = _Children[Counter](requests.labels, ())
+        durations = Histogram(
+            "token_server_token_request_duration_seconds",
+            "From the whole request read to the answer ready.",
+            ("grant",),
+            registry=registry,
+            buckets=TOKEN_SECONDS,
+        )
+        self._token_durations = _Children[Histogram](durations.labels, ())
+        refresh = Counter(
+            "token_server_refresh", "Refresh tokens presented.", ("outcome",), registry=registry
+        )
+        self._refresh = _Children[Counter](refresh.labels, ((name,) for name in REFRESH_OUTCOMES))
+        http = Counter(
+            "token_server_http_requests",
+            "Answers by route and class of status.",
+            ("route", "status"),
+            registry=registry,
+        )
+        self._http = _Children[Counter](http.labels, ())
+        self._hash_queue = Gauge(
+            "token_server_password_hash_queue",
+            "Password hashes waiting for a slot.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._hash_durations = Histogram(
+            "token_server_password_hash_duration_seconds",
+            "One password hash, without the wait for a slot.",
+            registry=registry,
+            buckets=HASH_SECONDS,
+        )
+        keys = Gauge(
+            "token_server_signing_keys",
+            "Signing keys by state.",
+            ("state",),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._signing_keys = _Children[Gauge](keys.labels, ((name,) for name in KEY_STATES))
+        self._audit_dropped = Counter(
+            "token_server_audit_events_dropped",
+            "Audit events that could not be stored; the log has them.",
+            registry=registry,
+        )
+
+    def token_requests(self, grant: str, outcome: str) -> None:
+        """One answered token request; `grant` from the registry of grants or "unknown"."""
+        self._token_requests.get(grant, outcome).inc()
+
+    def token_request_duration(self, grant: str, seconds: float) -> None:
+        self._token_durations.get(grant).observe(seconds)
+
+    def refresh(self, outcome: str) -> None:
+        """One presented refresh token; `outcome` is one of REFRESH_OUTCOMES."""
+        self._refresh.get(outcome).inc()
+
+    def http_requests(self, route: str, status: int) -> None:
+        """One answer; `route` is the template it matched, never the path as sent."""
+        self._http.get(route, f"{status // 100}xx").inc()
+
+    def hash_queue(self, depth: int) -> None:
+        self._hash_queue.set(depth)
+
+    def hash_duration(self, seconds: float) -> None:
+        self._hash_durations.observe(seconds)
+
+    def signing_keys(self, counts: Mapping[str, int]) -> None:
+        """How many keys are in each state; a state that is not named has none."""
+        for state in KEY_STATES:
+            self._signing_keys.get(state).set(counts.get(state, 0))
+
+    def audit_dropped(self, count: int = 1) -> None:
+        self._audit_dropped.inc(count)
+
+    def render(self) -> tuple[bytes, str]:
+        """The body of one scrape and its content type."""
+        registry = self._registry
+        if self._is_multiprocess:
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)
+        return generate_latest(registry), CONTENT_TYPE_LATEST
