@@ -1,0 +1,157 @@
+"""The claims of an access token: what they must be, and the typed value that handlers get.
+
+RFC 9068 2.2 and 4, RFC 7519 4.1, with every claim's type closed: a claim of the wrong type is
+refused, never converted. Pure: the instant is passed in. Called only with a payload whose signature
+has been checked.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from token_server.verify.errors import Reason, TokenError
+from token_server.verify.strict import JsonObject
+
+_LAST_INSTANT = 253402300799  # 9999-12-31T23:59:59Z
+_MAX_ACT_DEPTH = 8
+_TYPED = frozenset(
+    {"iss", "sub", "aud", "exp", "iat", "nbf", "jti", "client_id", "scope"}
+    | {"sid", "roles", "auth_time"}
+)
+_SCOPE = re.compile(r"[!#-\[\]-~]+(?: [!#-\[\]-~]+)*+")  # RFC 6749 3.3
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """A verified access token. Instants are epoch seconds; `extra` is read-only.
+
+    A person is identified by (`issuer`, `subject`) together, never by the subject alone.
+    """
+
+    issuer: str
+    subject: str
+    client_id: str
+    scopes: tuple[str, ...]
+    audience: tuple[str, ...]
+    expires_at: int
+    issued_at: int
+    token_id: str  # `jti`
+    session_id: str | None  # `sid`; None for machine tokens
+    roles: tuple[str, ...]
+    auth_time: int | None
+    extra: Mapping[str, object] = field(hash=False, repr=False)  # all claims not named above
+
+
+@dataclass(frozen=True, slots=True)
+class Expectations:
+    """What one verifier demands of the claims."""
+
+    issuer: str
+    audience: str
+    leeway_s: int
+    iat_skew_s: int
+    max_lifetime_s: int
+
+
+def read_claims(claims: JsonObject, expected: Expectations, now: float) -> Claims:
+    """Check every claim against the expectations; raises TokenError."""
+    if claims.get("iss") != expected.issuer:
+        raise TokenError(Reason.ISS_REFUSED)
+    audience = _audience(claims.get("aud"), expected.audience)
+    issued_at, expires_at = _lifetime(claims, expected, now)
+    # Proof of possession is another scheme than Bearer (RFC 9449 7.1): without its check, refuse.
+    if "cnf" in claims:
+        raise TokenError(Reason.CNF_UNPROVEN)
+    if "act" in claims:
+        _check_act(claims["act"])
+    return Claims(
+        issuer=expected.issuer,
+        subject=_identifier(claims.get("sub"), Reason.SUB_INVALID),
+        client_id=_identifier(claims.get("client_id"), Reason.CLIENT_ID_INVALID),
+        scopes=_scopes(claims.get("scope", "")),
+        audience=audience,
+        expires_at=expires_at,
+        issued_at=issued_at,
+        token_id=_identifier(claims.get("jti"), Reason.JTI_INVALID),
+        session_id=_identifier(claims["sid"], Reason.SID_INVALID) if "sid" in claims else None,
+        roles=_roles(claims["roles"]) if "roles" in claims else (),
+        auth_time=(
+            _instant(claims["auth_time"], Reason.AUTH_TIME_INVALID)
+            if "auth_time" in claims
+            else None
+        ),
+        extra=MappingProxyType(
+            {name: value for name, value in claims.items() if name not in _TYPED}
+        ),
+    )
+
+
+def _lifetime(claims: JsonObject, expected: Expectations, now: float) -> tuple[int, int]:
+    """`iat` and `exp` of a token that is alive. Each test asks for the good case: NaN fails it."""
+    expires_at = _instant(claims.get("exp"), Reason.EXP_INVALID)
+    if not expires_at > now - expected.leeway_s:
+        raise TokenError(Reason.EXPIRED)
+    issued_at = _instant(claims.get("iat"), Reason.IAT_INVALID)
+    if not issued_at <= expires_at:
+        raise TokenError(Reason.IAT_INVALID)
+    if not issued_at <= now + expected.leeway_s + expected.iat_skew_s:
+        raise TokenError(Reason.IAT_IN_FUTURE)
+    # A token for a hundred years is an issuer's bug or a stolen key at work, not an access token.
+    if not expires_at - issued_at <= expected.max_lifetime_s:
+        raise TokenError(Reason.LIFETIME_TOO_LONG)
+    if "nbf" in claims:
+        not_before = _instant(claims["nbf"], Reason.NBF_INVALID)
+        if not not_before <= now + expected.leeway_s:
+            raise TokenError(Reason.NOT_YET_VALID)
+    return issued_at, expires_at
+
+
+def _instant(value: object, reason: Reason) -> int:
+    """A NumericDate as our issuer writes it: an integer. `True` is an int to Python, not to us."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LAST_INSTANT:
+        raise TokenError(reason)
+    return value
+
+
+def _identifier(value: object, reason: Reason) -> str:
+    """A non-empty string that can be logged and compared: no control or invisible characters."""
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise TokenError(reason)
+    return value
+
+
+def _audience(value: object, expected: str) -> tuple[str, ...]:
+    """RFC 7519 4.1.3: one string or a list of them, ours among them, compared exactly."""
+    members = [value] if isinstance(value, str) else value
+    if not isinstance(members, list) or expected not in members:
+        raise TokenError(Reason.AUD_REFUSED)
+    if not all(isinstance(member, str) for member in members):
+        raise TokenError(Reason.AUD_REFUSED)
+    return tuple(members)
+
+
+def _scopes(value: object) -> tuple[str, ...]:
+    """RFC 6749 3.3. The empty string grants nothing, so it is let through as no scope at all."""
+    if value == "":
+        return ()
+    if not isinstance(value, str) or _SCOPE.fullmatch(value) is None:
+        raise TokenError(Reason.SCOPE_INVALID)
+    return tuple(value.split(" "))
+
+
+def _roles(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TokenError(Reason.ROLES_INVALID)
+    return tuple(_identifier(role, Reason.ROLES_INVALID) for role in value)
+
+
+def _check_act(value: object) -> None:
+    """RFC 8693 4.1: actors nest; a long chain is an attack on whoever walks it."""
+    for _ in range(_MAX_ACT_DEPTH):
+        if not isinstance(value, dict):
+            break
+        if "act" not in value:
+            return
+        value = value["act"]
+    raise TokenError(Reason.ACT_INVALID)

@@ -1,0 +1,104 @@
+"""The compact form and the signature: text in, bytes signed by a known key out (RFC 7515).
+
+Decides the form, the header (closed sets for `alg` and `typ`, no member that brings its own key or
+changes the rules: RFC 8725 3.1 to 3.11) and the RSA signature, in this order, cheapest first.
+Must not look at the claims and must not fetch anything.
+"""
+
+from typing import NamedTuple
+
+from token_server.verify.errors import Reason, TokenError
+from token_server.verify.keys import StaticKeySet, VerificationKey
+from token_server.verify.strict import (
+    JsonObject,
+    StrictnessError,
+    decode_base64url,
+    decode_object,
+)
+
+ALG = "RS256"  # the one algorithm; never read from a token (RFC 8725 3.1)
+
+# Bounds what a stranger can make us parse before the signature is checked.
+_MAX_HEADER_CHARACTERS = 2048
+_KNOWN_MEMBERS = frozenset({"alg", "typ", "kid"})
+# RFC 7515 4 wants unknown members ignored, and an issuer may add one without asking us; so we do.
+# Refused is what names an outside key, changes how the payload is read, or belongs to a JWE.
+_REFUSED_MEMBERS = frozenset(
+    {"jku", "jwk", "x5u", "x5c", "x5t", "x5t#s256", "crit", "b64", "cty", "zip"}
+    | {"enc", "epk", "apu", "apv", "iv", "tag", "p2s", "p2c"}
+)
+
+
+class Compact(NamedTuple):
+    """A token taken apart; nothing in it is to be believed before the signature is."""
+
+    header: JsonObject
+    payload: bytes
+    signing_input: bytes
+    signature: bytes
+
+
+def read_compact(token: object, max_bytes: int) -> Compact:
+    """Take a JWS in compact form apart (RFC 7515 7.1); raises TokenError."""
+    if not isinstance(token, str):
+        raise TokenError(Reason.NOT_TEXT)
+    if len(token) > max_bytes:
+        raise TokenError(Reason.TOO_LARGE)
+    if not token.isascii():
+        raise TokenError(Reason.MALFORMED)
+    # Bounded: a megabyte of dots is four parts, and so is the five-part JWE.
+    parts = token.encode("ascii").split(b".", 3)
+    if len(parts) != 3:
+        raise TokenError(Reason.MALFORMED)
+    header, payload, signature = parts
+    if len(header) > _MAX_HEADER_CHARACTERS:
+        raise TokenError(Reason.TOO_LARGE)
+    try:
+        return Compact(
+            header=decode_object(decode_base64url(header)),
+            payload=decode_base64url(payload),
+            signing_input=header + b"." + payload,
+            signature=decode_base64url(signature),
+        )
+    except StrictnessError as error:
+        reason = error.reason
+    raise TokenError(reason)
+
+
+def check_header(header: JsonObject) -> None:
+    """Refuse every algorithm but ours, and members that would change the meaning of the rest."""
+    if header.get("alg") != ALG:
+        raise TokenError(Reason.ALG_REFUSED)
+    if header.keys() == _KNOWN_MEMBERS:
+        return
+    for name in header.keys() - _KNOWN_MEMBERS:
+        folded = name.lower()
+        # "Alg" beside "alg": a reader that folds case (Go's does) would see another header.
+        if folded in _REFUSED_MEMBERS or folded in _KNOWN_MEMBERS:
+            raise TokenError(Reason.HEADER_REFUSED)
+
+
+def check_typ(header: JsonObject, media_types: frozenset[str]) -> None:
+    """Explicit typing (RFC 8725 3.11): `media_types` in lower case, with and without the prefix."""
+    typ = header.get("typ")
+    if not isinstance(typ, str) or typ.lower() not in media_types:
+        raise TokenError(Reason.TYP_REFUSED)
+
+
+def find_key(header: JsonObject, keys: StaticKeySet, *, allow_missing_kid: bool) -> VerificationKey:
+    """The one key that the header names: a dictionary look-up, never a trial of several keys."""
+    if "kid" not in header:
+        only = keys.only_key if allow_missing_kid else None
+        if only is None:
+            raise TokenError(Reason.KID_MISSING)
+        return only
+    kid = header["kid"]
+    key = keys.find(kid) if isinstance(kid, str) else None
+    if key is None:
+        raise TokenError(Reason.KID_UNKNOWN)
+    return key
+
+
+def check_signature(compact: Compact, key: VerificationKey) -> None:
+    if not key.is_signed(compact.signing_input, compact.signature):
+        raise TokenError(Reason.SIGNATURE_WRONG)
