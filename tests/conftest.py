@@ -1,0 +1,67 @@
+"""Fixtures for every part: databases on both engines.
+
+`database_url` runs a test once on SQLite and once on PostgreSQL, each time on a fresh database
+that has the current schema; `sqlite_url` and `postgres_url` give one of the two, and
+`empty_database_url` gives databases without any table (a first start).
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.databases import TEST_EPOCH, PostgresDatabases, SqliteFiles, postgres_server
+from token_server.storage.engine import Store, open_store
+
+ENGINES = ("sqlite", "postgresql")
+
+
+@pytest.fixture(scope="session")
+def sqlite_files(tmp_path_factory: pytest.TempPathFactory) -> SqliteFiles:
+    return SqliteFiles(tmp_path_factory.mktemp("sqlite-template"))
+
+
+@pytest.fixture(scope="session")
+def postgres_databases() -> Iterator[PostgresDatabases]:
+    with postgres_server() as admin_url:
+        databases = PostgresDatabases(admin_url)
+        yield databases
+        databases.close()
+
+
+@pytest.fixture
+def sqlite_url(sqlite_files: SqliteFiles, tmp_path: Path) -> str:
+    return sqlite_files.create(tmp_path)
+
+
+@pytest.fixture
+def postgres_url(postgres_databases: PostgresDatabases) -> Iterator[str]:
+    with postgres_databases.create() as url:
+        yield url
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_databases: PostgresDatabases) -> Iterator[str]:
+    with postgres_databases.create(empty=True) as url:
+        yield url
+
+
+@pytest.fixture(params=ENGINES)
+def database_url(request: pytest.FixtureRequest) -> str:
+    name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
+    return str(request.getfixturevalue(name))
+
+
+@pytest.fixture(params=ENGINES)
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'token-server.db'}"
+    return str(request.getfixturevalue("empty_postgres_url"))
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    """An open store on each engine; its clock stands at TEST_EPOCH."""
+    opened = await open_store(database_url, now=lambda: TEST_EPOCH)
+    yield opened
+    await opened.close()

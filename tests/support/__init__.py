@@ -1,0 +1,1 @@
+"""What tests of several parts share; fixtures come to tests through tests/conftest.py."""

@@ -1,0 +1,171 @@
+"""The tables, their constraints and their indexes; the migrations must arrive at exactly this.
+
+Instants are epoch seconds (BIGINT). Lists of scopes, audiences and grant types are stored as
+space-separated text, the form that OAuth itself gives them (RFC 6749 §3.3): none of their members
+can hold a space, and a person reading the table can read them. Secrets are digests or hashes.
+CHECK constraints refuse the states that no code path may produce. No ORM classes.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only in an INTEGER PRIMARY KEY.
+_RowNumber = BigInteger().with_variant(Integer, "sqlite")
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("user_id", Text, primary_key=True),
+    Column("email", Text, nullable=False),
+    Column("email_canonical", Text, nullable=False, unique=True),  # find_user_by_email
+    Column("name", Text, nullable=False),
+    Column("password_hash", Text, nullable=False),
+    Column("is_active", Boolean, nullable=False),
+    Column("credential_version", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("password_changed_at", BigInteger, nullable=False),
+    Column("last_login_at", BigInteger),
+    CheckConstraint("credential_version >= 0", name="credential_version"),
+)
+
+clients = Table(
+    "clients",
+    metadata,
+    Column("client_id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("is_public", Boolean, nullable=False),
+    Column("is_enabled", Boolean, nullable=False),
+    Column("grant_types", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("audiences", Text, nullable=False),
+    Column("default_audience", Text, nullable=False),
+    Column("access_token_ttl_s", BigInteger),
+    Column("access_token_typ", Text),
+    Column("refresh_idle_ttl_s", BigInteger),
+    Column("refresh_absolute_ttl_s", BigInteger),
+    Column("refresh_replay_window_s", BigInteger),
+    Column("shadow_limit", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    CheckConstraint("access_token_ttl_s > 0", name="access_token_ttl_s"),
+    CheckConstraint("refresh_idle_ttl_s > 0", name="refresh_idle_ttl_s"),
+    CheckConstraint("refresh_absolute_ttl_s > 0", name="refresh_absolute_ttl_s"),
+    CheckConstraint("refresh_replay_window_s >= 0", name="refresh_replay_window_s"),
+    CheckConstraint("shadow_limit > 0", name="shadow_limit"),
+)
+
+client_secrets = Table(
+    "client_secrets",
+    metadata,
+    Column("secret_id", Text, primary_key=True),
+    Column("client_id", Text, ForeignKey("clients.client_id", ondelete="CASCADE"), nullable=False),
+    Column("secret_digest", LargeBinary, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("last_used_at", BigInteger),
+    CheckConstraint("length(secret_digest) = 32", name="secret_digest"),
+    Index("ix_client_secrets_client_id", "client_id"),  # find_client, list_clients
+)
+
+_LIVE = text("revoked_at IS NULL")
+
+families = Table(
+    "families",
+    metadata,
+    # Also the position in the status list: grows, and is never given twice (AUTOINCREMENT).
+    Column("seq", _RowNumber, Identity(always=True), primary_key=True),
+    Column("family_id", LargeBinary, nullable=False, unique=True),  # find_family, rotate_families
+    Column("sid", Text, nullable=False, unique=True),
+    # No foreign keys: a row stays until its tokens are past, whatever becomes of client and user.
+    Column("client_id", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("audience", Text, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("mac_version", BigInteger, nullable=False),
+    Column("auth_time", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("rotated_at", BigInteger),
+    Column("idle_expires_at", BigInteger, nullable=False),
+    Column("absolute_expires_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+    Column("revoked_reason", Text),
+    Column("replayed_generation", BigInteger),
+    Column("shadow_count", BigInteger, nullable=False, server_default=text("0")),
+    Column("label", Text),
+    Column("ip_address", Text),
+    Column("user_agent", Text),
+    CheckConstraint("length(family_id) = 16", name="family_id"),
+    CheckConstraint("generation >= 0", name="generation"),
+    CheckConstraint("(generation = 0) = (rotated_at IS NULL)", name="rotated_at"),
+    CheckConstraint("idle_expires_at <= absolute_expires_at", name="idle_expires_at"),
+    CheckConstraint("(revoked_at IS NULL) = (revoked_reason IS NULL)", name="revoked"),
+    CheckConstraint("replayed_generation < generation", name="replayed_generation"),
+    CheckConstraint("shadow_count >= 0", name="shadow_count"),
+    # Only live rows are asked for by user or client; a rotation changes no indexed column.
+    Index("ix_families_user_id", "user_id", postgresql_where=_LIVE, sqlite_where=_LIVE),
+    Index("ix_families_client_id", "client_id", postgresql_where=_LIVE, sqlite_where=_LIVE),
+    Index("ix_families_absolute_expires_at", "absolute_expires_at"),  # prune_families
+    sqlite_autoincrement=True,
+)
+
+audit_events = Table(
+    "audit_events",
+    metadata,
+    Column("id", _RowNumber, Identity(always=True), primary_key=True),  # list_events
+    Column("at", BigInteger, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("subject", Text),
+    Column("client_id", Text),
+    Column("reason", Text),
+    Column("ip_address", Text),
+    Column("request_id", Text),
+    Column("details", Text, nullable=False),  # a JSON object
+    Index("ix_audit_events_at", "at"),  # prune_events
+    sqlite_autoincrement=True,
+)
+
+
+def join_words(words: frozenset[str] | tuple[str, ...]) -> str:
+    """The stored form of a list; a set is sorted. Refuses a member that could not be read back."""
+    members = sorted(words) if isinstance(words, frozenset) else words
+    stored = " ".join(members)
+    if tuple(stored.split()) != tuple(members):
+        raise ValueError("a member is empty or holds white space")
+    return stored
+
+
+def split_words(stored: str) -> tuple[str, ...]:
+    return tuple(stored.split())
