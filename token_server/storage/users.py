@@ -1,0 +1,159 @@
+"""The users table. `credential_version` orders logins against password changes and disabling.
+
+A login that was hashing meanwhile is refused by `record_login`, one conditional UPDATE that also
+takes the row's lock; so call it first in the write block that inserts the family, and change the
+password or the active state before revoking families in theirs.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Row, Update, bindparam, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from token_server.records import Secret, User
+from token_server.storage.errors import AlreadyExistsError
+from token_server.storage.schema import users
+
+_C = users.c
+_COLUMNS = (
+    _C.user_id,
+    _C.email,
+    _C.email_canonical,
+    _C.name,
+    _C.password_hash,
+    _C.is_active,
+    _C.credential_version,
+    _C.created_at,
+    _C.updated_at,
+    _C.password_changed_at,
+    _C.last_login_at,
+)
+_FIND = select(*_COLUMNS).where(_C.user_id == bindparam("user_id"))
+_FIND_BY_EMAIL = select(*_COLUMNS).where(_C.email_canonical == bindparam("email_canonical"))
+_LIST = (
+    select(*_COLUMNS)
+    .where(_C.user_id > bindparam("after"))
+    .order_by(_C.user_id)
+    .limit(bindparam("limit"))
+)
+_INSERT = text(
+    "INSERT INTO users (user_id, email, email_canonical, name, password_hash, is_active,"
+    " credential_version, created_at, updated_at, password_changed_at, last_login_at)"
+    " VALUES (:user_id, :email, :email_canonical, :name, :password_hash, :is_active,"
+    " :credential_version, :created_at, :updated_at, :password_changed_at, :last_login_at)"
+    " ON CONFLICT (email_canonical) DO NOTHING"
+)
+_IS_USER = _C.user_id == bindparam("for_user_id")
+_IS_UNCHANGED = _C.credential_version == bindparam("as_read")
+_CHANGE_PASSWORD = (
+    update(users)
+    .where(_IS_USER)
+    .values(
+        password_hash=bindparam("password_hash"),
+        credential_version=_C.credential_version + 1,
+        password_changed_at=bindparam("now"),
+        updated_at=bindparam("now"),
+    )
+)
+_DISABLE = (
+    update(users)
+    .where(_IS_USER)
+    .values(
+        is_active=False,
+        credential_version=_C.credential_version + 1,
+        updated_at=bindparam("now"),
+    )
+)
+_ENABLE = update(users).where(_IS_USER).values(is_active=True, updated_at=bindparam("now"))
+_REHASH = (
+    update(users).where(_IS_USER, _IS_UNCHANGED).values(password_hash=bindparam("password_hash"))
+)
+_RECORD_LOGIN = (
+    update(users)
+    .where(_IS_USER, _IS_UNCHANGED, _C.is_active)
+    .values(last_login_at=bindparam("now"))
+)
+
+
+async def find_user(conn: AsyncConnection, user_id: str) -> User | None:
+    row = (await conn.execute(_FIND, {"user_id": user_id})).one_or_none()
+    return None if row is None else _user_of(row)
+
+
+async def find_user_by_email(conn: AsyncConnection, email_canonical: str) -> User | None:
+    row = (await conn.execute(_FIND_BY_EMAIL, {"email_canonical": email_canonical})).one_or_none()
+    return None if row is None else _user_of(row)
+
+
+async def list_users(conn: AsyncConnection, after: str | None, limit: int) -> list[User]:
+    """In the order of user ids, beginning behind `after` (the last one of the page before)."""
+    rows = await conn.execute(_LIST, {"after": after or "", "limit": limit})
+    return [_user_of(row) for row in rows]
+
+
+async def insert_user(conn: AsyncConnection, user: User) -> None:
+    """Raises AlreadyExistsError("email") when the canonical e-mail is taken; the transaction
+    stays usable, so the caller may also catch it inside the block."""
+    done = await conn.execute(
+        _INSERT,
+        {
+            "user_id": user.user_id,
+            "email": user.email,
+            "email_canonical": user.email_canonical,
+            "name": user.name,
+            "password_hash": user.password_hash.reveal(),
+            "is_active": user.is_active,
+            "credential_version": user.credential_version,
+            "created_at": user.created_at,
+            "updated_at": user.updated_at,
+            "password_changed_at": user.password_changed_at,
+            "last_login_at": user.last_login_at,
+        },
+    )
+    if done.rowcount == 0:
+        raise AlreadyExistsError("email")
+
+
+async def change_password(
+    conn: AsyncConnection, user_id: str, password_hash: Secret[str], now: int
+) -> bool:
+    """Raises the credential version: logins that read the old hash fail. False: no such user."""
+    values = {"for_user_id": user_id, "password_hash": password_hash.reveal(), "now": now}
+    return await _changed(conn, _CHANGE_PASSWORD, values)
+
+
+async def set_user_active(conn: AsyncConnection, user_id: str, active: bool, now: int) -> bool:
+    """Disabling raises the credential version, also when already disabled. False: no such user."""
+    statement = _ENABLE if active else _DISABLE
+    return await _changed(conn, statement, {"for_user_id": user_id, "now": now})
+
+
+async def rehash_password(
+    conn: AsyncConnection, user_id: str, credential_version: int, password_hash: Secret[str]
+) -> bool:
+    """The same password under newer parameters; False when the credentials changed meanwhile."""
+    values = {
+        "for_user_id": user_id,
+        "as_read": credential_version,
+        "password_hash": password_hash.reveal(),
+    }
+    return await _changed(conn, _REHASH, values)
+
+
+async def record_login(
+    conn: AsyncConnection, user_id: str, credential_version: int, now: int
+) -> bool:
+    """False when the user is inactive or the credentials are no longer those that were read
+    before hashing. True holds the row until the transaction ends."""
+    values = {"for_user_id": user_id, "as_read": credential_version, "now": now}
+    return await _changed(conn, _RECORD_LOGIN, values)
+
+
+async def _changed(conn: AsyncConnection, statement: Update, values: Mapping[str, object]) -> bool:
+    return (await conn.execute(statement, values)).rowcount == 1
+
+
+def _user_of(row: Row[*tuple[Any, ...]]) -> User:
+    values = row._asdict()
+    return User(**{**values, "password_hash": Secret(values["password_hash"])})
