@@ -1,0 +1,279 @@
+"""People's accounts: making and changing them, and whether a password is theirs.
+
+Changing a password and disabling end the user's sessions in the same transaction and raise
+`credential_version`, which also stops a login that is hashing meanwhile (refresh.md 9). New
+passwords follow SP 800-63B-4 §3.1.1.2. Hashing stays outside write blocks, and whoever fails to
+log in gets the same answer after the same work. Making a session is services/issuing.py's.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from token_server.core.identifiers import (
+    USER_ID_BYTES,
+    USER_ID_PREFIX,
+    IdentifierError,
+    canonical_email,
+    name_problem,
+    new_user_id,
+)
+from token_server.core.password_policy import (
+    PasswordPolicy,
+    describe,
+    identity_of,
+    normalise_password,
+    password_problem,
+)
+from token_server.crypto.blocklist import load_blocklist
+from token_server.crypto.passwords import Verification
+from token_server.errors import OperatorError, UnavailableError
+from token_server.logs import get_logger
+from token_server.records import AuditEvent, AuditEventType, Secret, User
+from token_server.runtime import Runtime
+from token_server.services.request_context import RequestContext
+from token_server.storage import audit, families, users
+from token_server.storage.errors import AlreadyExistsError
+
+_log = get_logger(__name__)
+
+PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class NewUser:
+    email: str
+    name: str
+    password: Secret[str]
+
+
+async def add_user(runtime: Runtime, new: NewUser) -> User:
+    """Make an account. OperatorError lists every problem, or says that the e-mail is taken."""
+    problems: list[str] = []
+    email_canonical = ""
+    try:
+        email_canonical = canonical_email(new.email)
+    except IdentifierError as error:
+        problems.append(str(error))
+    if problem := name_problem(new.name):
+        problems.append(problem)
+    problems += await _password_problems(runtime, new.password, new.email, new.name)
+    if problems:
+        raise _refusal("The user was not added", problems)
+    now = runtime.clock.now()
+    user = User(
+        user_id=new_user_id(runtime.entropy.token_bytes(USER_ID_BYTES)),
+        email=new.email.strip(" "),
+        email_canonical=email_canonical,
+        name=new.name,
+        password_hash=await runtime.hasher.hash(_normalised(new.password)),
+        is_active=True,
+        credential_version=0,
+        created_at=now,
+        updated_at=now,
+        password_changed_at=now,
+        last_login_at=None,
+    )
+    event = _event(AuditEventType.USER_CREATED, user.user_id, now)
+    try:
+        async with runtime.store.write() as connection:
+            await users.insert_user(connection, user)
+            await audit.insert_events(connection, [event])
+    except AlreadyExistsError:
+        raise OperatorError(
+            "A user with this e-mail exists already (upper and lower case count as one).",
+            exit_code=4,
+        ) from None
+    runtime.audit.log(event)
+    return user
+
+
+async def list_users(runtime: Runtime, after: str | None = None, limit: int = PAGE) -> list[User]:
+    """The next `limit` users in the order of their ids, after the id `after`."""
+    async with runtime.store.read() as connection:
+        return await users.list_users(connection, after, limit)
+
+
+async def show_user(runtime: Runtime, email_or_id: str) -> User:
+    """The user of this e-mail or id; OperatorError (exit code 3) when there is none."""
+    user = await _find_user(runtime, email_or_id)
+    if user is None:
+        raise _unknown_user()
+    return user
+
+
+async def set_password(runtime: Runtime, email_or_id: str, password: Secret[str]) -> User:
+    """Give the user another password and end all sessions.
+
+    OperatorError when the password is refused or the user unknown.
+    """
+    user = await show_user(runtime, email_or_id)
+    problems = await _password_problems(runtime, password, user.email, user.name)
+    if problems:
+        raise _refusal("The password was not changed", problems)
+    password_hash = await runtime.hasher.hash(_normalised(password))
+    now = runtime.clock.now()
+    event = None
+    async with runtime.store.write() as connection:
+        # The user's row first: its lock orders this against a login that is about to commit.
+        if await users.change_password(connection, user.user_id, password_hash, now):
+            ended = await families.revoke_families_of_user(
+                connection, user.user_id, "password_changed", now
+            )
+            event = _event(
+                AuditEventType.USER_PASSWORD_CHANGED, user.user_id, now, sessions_ended=len(ended)
+            )
+            await audit.insert_events(connection, [event])
+    if event is None:
+        raise _unknown_user()
+    runtime.audit.log(event)
+    return await show_user(runtime, user.user_id)
+
+
+async def disable_user(runtime: Runtime, email_or_id: str) -> User:
+    """Refuse the user's logins from now on and end all sessions; harmless when repeated."""
+    user = await show_user(runtime, email_or_id)
+    now = runtime.clock.now()
+    event = None
+    async with runtime.store.write() as connection:
+        if await users.set_user_active(connection, user.user_id, False, now):
+            ended = await families.revoke_families_of_user(
+                connection, user.user_id, "user_disabled", now
+            )
+            event = _event(
+                AuditEventType.USER_DISABLED, user.user_id, now, sessions_ended=len(ended)
+            )
+            await audit.insert_events(connection, [event])
+    if event is None:
+        raise _unknown_user()
+    runtime.audit.log(event)
+    return await show_user(runtime, user.user_id)
+
+
+async def enable_user(runtime: Runtime, email_or_id: str) -> User:
+    """Let a disabled user log in again, with the old password; ended sessions stay ended."""
+    user = await show_user(runtime, email_or_id)
+    if user.is_active:
+        return user
+    now = runtime.clock.now()
+    event = _event(AuditEventType.USER_ENABLED, user.user_id, now)
+    async with runtime.store.write() as connection:
+        is_enabled = await users.set_user_active(connection, user.user_id, True, now)
+        if is_enabled:
+            await audit.insert_events(connection, [event])
+    if not is_enabled:
+        raise _unknown_user()
+    runtime.audit.log(event)
+    return await show_user(runtime, user.user_id)
+
+
+async def authenticate_user(
+    runtime: Runtime,
+    email: str,
+    password: Secret[str],
+    context: RequestContext,
+    client_id: str | None = None,
+) -> User | None:
+    """The user, as read before the password was hashed, or None whatever the cause.
+
+    The cause is audited here. Raises UnavailableError when the hasher or the database is busy,
+    which is never to be answered like a wrong password.
+    """
+    user = await _find_user_by_email(runtime, email)
+    typed = _normalised(password)
+    verification = await runtime.hasher.verify(None if user is None else user.password_hash, typed)
+    reason = _refusal_reason(user, verification)
+    if reason is not None:
+        runtime.audit.record(
+            AuditEvent(
+                event=(
+                    AuditEventType.PASSWORD_HASH_UNUSABLE
+                    if verification.unusable
+                    else AuditEventType.LOGIN_FAILED
+                ),
+                at=context.now,
+                actor="anonymous",
+                # What was typed as e-mail is not recorded: it may be a password.
+                subject=None if user is None else user.user_id,
+                client_id=client_id,
+                reason=reason,
+                ip_address=context.ip_address,
+                request_id=context.request_id,
+            )
+        )
+        return None
+    if user is not None and verification.needs_rehash:
+        await _rehash(runtime, user, typed)
+    return user
+
+
+def _refusal_reason(user: User | None, verification: Verification) -> str | None:
+    if user is None:
+        return "user_unknown"
+    if verification.unusable:
+        return "password_hash_unusable"
+    if not verification.ok:
+        return "password_wrong"
+    if not user.is_active:
+        return "user_disabled"
+    return None
+
+
+async def _rehash(runtime: Runtime, user: User, typed: Secret[str]) -> None:
+    """Store the password under today's parameters, unless it changed meanwhile."""
+    try:
+        password_hash = await runtime.hasher.hash(typed)
+        async with runtime.store.write() as connection:
+            await users.rehash_password(
+                connection, user.user_id, user.credential_version, password_hash
+            )
+    except UnavailableError as error:
+        # The login is good without it; the next one tries again.
+        _log.warning("password_rehash_postponed", user_id=user.user_id, reason=error.reason)
+
+
+async def _find_user(runtime: Runtime, email_or_id: str) -> User | None:
+    if email_or_id.startswith(USER_ID_PREFIX) and "@" not in email_or_id:
+        async with runtime.store.read() as connection:
+            return await users.find_user(connection, email_or_id)
+    return await _find_user_by_email(runtime, email_or_id)
+
+
+async def _find_user_by_email(runtime: Runtime, email: str) -> User | None:
+    try:
+        email_canonical = canonical_email(email)
+    except IdentifierError:
+        return None  # nobody can have it
+    async with runtime.store.read() as connection:
+        return await users.find_user_by_email(connection, email_canonical)
+
+
+async def _password_problems(
+    runtime: Runtime, password: Secret[str], email: str, name: str
+) -> list[str]:
+    settings = runtime.settings
+    policy = PasswordPolicy(
+        settings.password_min_length,
+        settings.password_max_length,
+        await asyncio.to_thread(load_blocklist),
+    )
+    problem = password_problem(password.reveal(), policy, identity_of(email.strip(" "), name))
+    return [] if problem is None else [describe(problem, policy)]
+
+
+def _normalised(password: Secret[str]) -> Secret[str]:
+    return Secret(normalise_password(password.reveal()))
+
+
+def _event(event: AuditEventType, user_id: str, at: int, **details: int) -> AuditEvent:
+    return AuditEvent(event=event, at=at, actor="operator", subject=user_id, details=details)
+
+
+def _refusal(headline: str, problems: list[str]) -> OperatorError:
+    return OperatorError(f"{headline}: {'; '.join(problems)}.", exit_code=2)
+
+
+def _unknown_user() -> OperatorError:
+    return OperatorError(
+        "There is no such user: give an e-mail or a user id as `token-server user list` shows it.",
+        exit_code=3,
+    )
