@@ -4,9 +4,29 @@
 tests' fixture all use it. There is no container and no module state.
 """
 
+import contextlib
 import secrets  # noqa: TID251 - the one place that may
 import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Protocol
+
+from token_server.config import Settings
+from token_server.core.replay_ledger import ReplayLedger
+from token_server.crypto.keyring import Keyring
+from token_server.crypto.opening import OpenedKeys, open_keyring
+from token_server.crypto.passwords import Argon2Cost, HashCapacity, PasswordHasher
+from token_server.crypto.secrets import KEY_BYTES, MasterKeys
+from token_server.logs import get_logger
+from token_server.metrics import Metrics
+from token_server.records import Family
+from token_server.storage import meta, migrations
+from token_server.storage.background import AuditTrail, BackgroundWriter
+from token_server.storage.batch import Batcher, RotationEntry, rotation_batcher
+from token_server.storage.client_cache import ClientCache
+from token_server.storage.engine import Store, open_store
+
+_log = get_logger(__name__)
 
 
 class Clock(Protocol):
@@ -20,13 +40,44 @@ class Clock(Protocol):
         """Seconds that never go back: for durations and the ages of caches."""
         ...
 
+    def is_stepped_back(self) -> bool:
+        """True while the wall clock stands clearly before where it has been: issuing stops."""
+        ...
+
 
 class SystemClock:
+    """The machine's clock, with a guard against steps back.
+
+    A wall clock that is set back would let everything live longer than it says. Within
+    `tolerance_s` of the furthest instant seen the wall clock is followed; beyond it time goes on
+    by the monotonic clock, so that nothing is stretched, and `is_stepped_back` says so until
+    the wall clock has caught up or the process is restarted.
+    """
+
+    def __init__(self, tolerance_s: int = 10) -> None:
+        self._tolerance_s = tolerance_s
+        self._anchor_wall = time.time()  # noqa: TID251 - the one place that may
+        self._anchor_monotonic = time.monotonic()
+
     def now(self) -> int:
-        return int(time.time())  # noqa: TID251 - the one place that may
+        wall, expected = self._read()
+        return int(wall if wall >= expected - self._tolerance_s else expected)
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def is_stepped_back(self) -> bool:
+        wall, expected = self._read()
+        return wall < expected - self._tolerance_s
+
+    def _read(self) -> tuple[float, float]:
+        wall = time.time()  # noqa: TID251 - the one place that may
+        monotonic = time.monotonic()
+        expected = self._anchor_wall + (monotonic - self._anchor_monotonic)
+        if wall > expected:  # set forward, or the monotonic clock slept with the machine
+            self._anchor_wall, self._anchor_monotonic = wall, monotonic
+            expected = wall
+        return wall, expected
 
 
 class Entropy(Protocol):
@@ -38,3 +89,105 @@ class Entropy(Protocol):
 class SystemEntropy:
     def token_bytes(self, length: int) -> bytes:
         return secrets.token_bytes(length)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything that services need, open and ready."""
+
+    settings: Settings
+    clock: Clock
+    entropy: Entropy
+    store: Store
+    master_keys: MasterKeys
+    keyring: Keyring
+    hasher: PasswordHasher
+    rotations: Batcher[RotationEntry, Family | None]
+    clients: ClientCache
+    replays: ReplayLedger
+    background: BackgroundWriter
+    audit: AuditTrail
+    metrics: Metrics
+    epoch: int  # raised by `db restored`; part of every refresh token's MAC
+
+
+@contextlib.asynccontextmanager
+async def open_runtime(
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    entropy: Entropy | None = None,
+    with_keys: bool = True,
+) -> AsyncIterator[Runtime]:
+    """Open the database (migrated), the keys (made on first start) and what works on them;
+    close everything at the end, pending writes first.
+
+    `with_keys=False` is for commands that need only the database. Raises OperatorError for what
+    the operator can mend and UnavailableError when the database does not answer.
+    """
+    clock = clock or SystemClock(settings.clock_skew_s)
+    entropy = entropy or SystemEntropy()
+    async with contextlib.AsyncExitStack() as stack:
+        store = await open_store(settings.database_url.reveal(), now=clock.now)
+        stack.push_async_callback(store.close)
+        await migrations.upgrade(store)
+        epoch, keyring_id = await _read_meta(store)
+        if with_keys:
+            opened = await open_keyring(
+                settings,
+                now=clock.now(),
+                entropy=entropy.token_bytes,
+                known_keyring_id=keyring_id,
+            )
+            await _remember_keyring(store, opened)
+        else:
+            # Thrown away with the command: whatever it made under this key would be junk.
+            throw_away = MasterKeys({1: entropy.token_bytes(KEY_BYTES)})
+            opened = OpenedKeys(throw_away, Keyring.empty(), is_new=False, warnings=())
+        metrics = Metrics()
+        hasher = PasswordHasher(
+            Argon2Cost(
+                settings.argon2_memory_kib,
+                settings.argon2_time_cost,
+                settings.argon2_parallelism,
+            ),
+            HashCapacity.of_slots(settings.password_hash_slots),
+            token_bytes=entropy.token_bytes,
+            monotonic=clock.monotonic,
+            observe=metrics.hash_duration,
+        )
+        stack.push_async_callback(hasher.close)
+        background = BackgroundWriter(store, metrics.audit_dropped)
+        stack.push_async_callback(background.close)
+        rotations = rotation_batcher(store)
+        stack.push_async_callback(rotations.close)
+        yield Runtime(
+            settings=settings,
+            clock=clock,
+            entropy=entropy,
+            store=store,
+            master_keys=opened.master_keys,
+            keyring=opened.keyring,
+            hasher=hasher,
+            rotations=rotations,
+            clients=ClientCache(store, clock.monotonic),
+            replays=ReplayLedger(),
+            background=background,
+            audit=AuditTrail(background),
+            metrics=metrics,
+            epoch=epoch,
+        )
+
+
+async def _read_meta(store: Store) -> tuple[int, str | None]:
+    async with store.read() as connection:
+        epoch = await meta.get(connection, meta.EPOCH)
+        return int(epoch or 0), await meta.get(connection, meta.KEYRING_ID)
+
+
+async def _remember_keyring(store: Store, opened: OpenedKeys) -> None:
+    """From now on this database belongs to this keyring: another one is refused at start."""
+    for warning in opened.warnings:
+        _log.warning("key_directory_unsafe", problem=warning)
+    async with store.write() as connection:
+        await meta.insert_if_absent(connection, meta.KEYRING_ID, opened.keyring.keyring_id)

@@ -1,0 +1,63 @@
+"""Composition root for HTTP: Runtime -> ASGI application.
+
+Every route is named here, and every error that Litestar raises by itself is given the shape of
+its path here. Litestar's own logging, OpenAPI pages and form parsing are off (docs/decisions.md).
+"""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from litestar import Litestar, Request, Response
+from litestar.exceptions import HTTPException
+from litestar.handlers import ASGIRouteHandler
+from litestar.types import ASGIApp
+
+from token_server.errors import InvalidRequestError, UnavailableError
+from token_server.logs import get_logger
+from token_server.runtime import Runtime
+from token_server.web import answers
+from token_server.web.edge import Edge
+from token_server.web.forms import MAX_BODY_BYTES
+from token_server.web.oauth import token_handler
+from token_server.web.requests import REQUEST_ID_KEY
+from token_server.web.well_known import well_known_handlers
+
+_log = get_logger(__name__)
+
+
+def create_app(runtime: Runtime, more_handlers: Sequence[ASGIRouteHandler] = ()) -> ASGIApp:
+    """The public application; `more_handlers` are the health endpoints of the hosting process."""
+    app = Litestar(
+        route_handlers=[token_handler(runtime), *well_known_handlers(runtime), *more_handlers],
+        exception_handlers={HTTPException: _http_error, Exception: _unexpected_error},
+        openapi_config=None,
+        logging_config=None,
+        request_max_body_size=MAX_BODY_BYTES,
+    )
+    return Edge(app, runtime)
+
+
+def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    status = error.status_code
+    if request.scope["path"].startswith("/oauth2/"):
+        shown = InvalidRequestError("http_error", "There is no such endpoint or method here.")
+        answer = answers.oauth_error_answer(shown, status)
+    else:
+        code = HTTPStatus(status).name.lower()
+        answer = answers.problem_answer(status, code)
+    return _response(answer)
+
+
+def _unexpected_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    path = request.scope["path"]
+    if not isinstance(error, UnavailableError):
+        request_id = str(request.scope.get(REQUEST_ID_KEY, ""))
+        _log.error("request_failed", request_id=request_id, exc_info=error)
+    return _response(answers.failure_answer(path, error))
+
+
+def _response(answer: answers.Answer) -> Response[bytes]:
+    headers = {name.decode(): value.decode() for name, value in answer.headers}
+    media_type = headers.pop("content-type")
+    return Response(answer.body, status_code=answer.status, headers=headers, media_type=media_type)

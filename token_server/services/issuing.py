@@ -1,0 +1,207 @@
+"""Turning an authorization into tokens: one short write, then the signature.
+
+`issue` makes the login's family durable (a refreshed family was spent already, by the one
+statement that decided it) and signs; `reissue` writes nothing. A crash between the two is healed
+by replay: the client presents its old refresh token again and gets the same successor.
+"""
+
+import base64
+from dataclasses import dataclass
+
+import msgspec
+
+from token_server.core.claims import AccessToken, access_token_claims
+from token_server.core.refresh import TokenText, encode_refresh_token
+from token_server.errors import InvalidGrantError, UnavailableError
+from token_server.logs import get_logger
+from token_server.records import AuditEvent, AuditEventType, Client, Family, Secret, User
+from token_server.runtime import Runtime
+from token_server.services.request_context import RequestContext
+from token_server.storage import audit, families, users
+
+_log = get_logger(__name__)
+_encode_claims = msgspec.json.Encoder().encode
+
+REFRESH_TOKEN_GRANT = "refresh_token"
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A user who has just proved who they are: starts a family."""
+
+    user: User  # as read before the password was hashed
+    auth_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """What a grant allows. `basis` is the login to start a family for, the family that was just
+    spent, or None for a machine token."""
+
+    client: Client
+    subject: str
+    scope: tuple[str, ...]
+    audience: tuple[str, ...]
+    basis: Login | Family | None
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The same successor again, with a fresh access token (refresh.md 4)."""
+
+    client: Client
+    family: Family
+    scope: tuple[str, ...]
+    audience: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenResponse:
+    """RFC 6749 §5.1."""
+
+    access_token: Secret[str]
+    expires_in_s: int
+    scope: tuple[str, ...]
+    refresh_token: Secret[str] | None
+    jti: str
+    kid: str
+    sid: str | None
+
+
+async def issue(
+    runtime: Runtime, authorization: Authorization, context: RequestContext
+) -> TokenResponse:
+    """Make the decision durable, then sign.
+
+    Raises InvalidGrantError when user or client changed while the password was hashed, and
+    UnavailableError when the database cannot commit now.
+    """
+    match authorization.basis:
+        case Login() as login:
+            family: Family | None = await _start_family(runtime, authorization, login, context)
+        case family:
+            pass
+    return _sign(runtime, authorization, family, context)
+
+
+def reissue(runtime: Runtime, replay: Replay, context: RequestContext) -> TokenResponse:
+    """No write: the refresh token is a function of the family, so it comes out the same."""
+    authorization = Authorization(
+        replay.client, replay.family.user_id, replay.scope, replay.audience, replay.family
+    )
+    return _sign(runtime, authorization, replay.family, context)
+
+
+async def _start_family(
+    runtime: Runtime, authorization: Authorization, login: Login, context: RequestContext
+) -> Family:
+    """One write block; both statements are conditional, so that a password change or a disabling
+    that came while the password was being hashed leaves no family behind (refresh.md 9)."""
+    client, user = authorization.client, login.user
+    settings = runtime.settings
+    absolute_ttl_s = client.refresh_absolute_ttl_s or settings.refresh_absolute_ttl_s
+    idle_ttl_s = client.refresh_idle_ttl_s or settings.refresh_idle_ttl_s
+    if REFRESH_TOKEN_GRANT not in client.grant_types:
+        # The session lives exactly as long as the one access token that it will ever have.
+        absolute_ttl_s = idle_ttl_s = access_token_ttl_s(runtime, client)
+    new = families.NewFamily(
+        family_id=runtime.entropy.token_bytes(16),
+        sid="ses_" + _random_text(runtime, 16),
+        client_id=client.client_id,
+        user_id=user.user_id,
+        scope=authorization.scope,
+        audience=authorization.audience,
+        mac_version=runtime.master_keys.current,
+        auth_time=login.auth_time,
+        created_at=context.now,
+        idle_expires_at=context.now + min(idle_ttl_s, absolute_ttl_s),
+        absolute_expires_at=context.now + absolute_ttl_s,
+        label=None,
+        ip_address=context.ip_address,
+        user_agent=context.user_agent,
+    )
+    event = AuditEvent(
+        event=AuditEventType.LOGIN_SUCCEEDED,
+        at=context.now,
+        actor=f"user:{user.user_id}",
+        subject=new.sid,
+        client_id=client.client_id,
+        ip_address=context.ip_address,
+        request_id=context.request_id,
+    )
+    family = None
+    async with runtime.store.write() as connection:
+        if await users.record_login(connection, user.user_id, user.credential_version, context.now):
+            family = await families.insert_family(connection, new)
+            if family is not None:
+                await audit.insert_events(connection, [event])
+    if family is None:
+        raise InvalidGrantError("credentials_changed_during_login")
+    runtime.audit.log(event)
+    return family
+
+
+def _sign(
+    runtime: Runtime,
+    authorization: Authorization,
+    family: Family | None,
+    context: RequestContext,
+) -> TokenResponse:
+    client = authorization.client
+    expires_at = context.now + access_token_ttl_s(runtime, client)
+    if family is not None:  # a token never outlives its session
+        expires_at = min(expires_at, family.absolute_expires_at)
+    token = AccessToken(
+        issuer=runtime.settings.issuer,
+        subject=authorization.subject,
+        audience=authorization.audience,
+        client_id=client.client_id,
+        scope=authorization.scope,
+        issued_at=context.now,
+        expires_at=expires_at,
+        jti=_random_text(runtime, 16),
+        sid=None if family is None else family.sid,
+        auth_time=None if family is None else family.auth_time,
+    )
+    compact, kid = runtime.keyring.sign_compact(
+        client.access_token_typ or runtime.settings.access_token_typ,
+        _encode_claims(access_token_claims(token)),
+        context.now,
+    )
+    response = TokenResponse(
+        access_token=Secret(compact),
+        expires_in_s=expires_at - context.now,
+        scope=authorization.scope,
+        refresh_token=_refresh_token(runtime, client, family),
+        jti=token.jti,
+        kid=kid,
+        sid=token.sid,
+    )
+    _log.info(
+        "access_token_issued",
+        client_id=client.client_id,
+        jti=token.jti,
+        sid=token.sid,
+        kid=kid,
+        request_id=context.request_id,
+    )
+    return response
+
+
+def _refresh_token(runtime: Runtime, client: Client, family: Family | None) -> Secret[str] | None:
+    if family is None or REFRESH_TOKEN_GRANT not in client.grant_types:
+        return None
+    mac_key = runtime.master_keys.find_refresh_mac_key(family.mac_version)
+    if mac_key is None:
+        # Another instance made this family under a master key that this one was not given.
+        raise UnavailableError("refresh_mac_key_unknown")
+    text = TokenText(family.mac_version, family.family_id, family.generation)
+    return Secret(encode_refresh_token(text, mac_key, runtime.epoch))
+
+
+def access_token_ttl_s(runtime: Runtime, client: Client) -> int:
+    return client.access_token_ttl_s or runtime.settings.access_token_ttl_s
+
+
+def _random_text(runtime: Runtime, length: int) -> str:
+    return base64.urlsafe_b64encode(runtime.entropy.token_bytes(length)).rstrip(b"=").decode()

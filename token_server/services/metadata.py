@@ -1,0 +1,25 @@
+"""The authorization server's metadata, computed from the registry and the settings (RFC 8414).
+
+Honest: it names what is served and nothing else, and nothing in it is written twice.
+"""
+
+from collections.abc import Iterable
+
+from token_server.config import Settings
+from token_server.core.client_auth import ClientAuthMethod
+
+TOKEN_PATH = "/oauth2/token"
+JWKS_PATH = "/.well-known/jwks.json"
+
+
+def server_metadata(settings: Settings, grant_types: Iterable[str]) -> dict[str, str | list[str]]:
+    """The document; every URL is built from the configured issuer, never from a header."""
+    base = settings.issuer.rstrip("/")
+    return {
+        "issuer": settings.issuer,
+        "token_endpoint": base + TOKEN_PATH,
+        "jwks_uri": base + JWKS_PATH,
+        "response_types_supported": [],  # required by RFC 8414 §2; there is no such endpoint
+        "grant_types_supported": sorted(grant_types),
+        "token_endpoint_auth_methods_supported": [method.value for method in ClientAuthMethod],
+    }

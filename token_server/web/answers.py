@@ -1,0 +1,120 @@
+"""What leaves: one Answer shape, and how results and errors become one.
+
+Under /oauth2 errors are RFC 6749 §5.2, everywhere else RFC 9457 problem documents. Texts are
+constants of ours: nothing of the request is ever echoed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+import msgspec
+from litestar.types import Send
+
+from token_server.core.scope import format_scope
+from token_server.errors import OAuthError, UnavailableError
+from token_server.services.issuing import TokenResponse
+
+_JSON = b"application/json"
+_PROBLEM = b"application/problem+json"
+NO_STORE = (b"cache-control", b"no-store")
+_PRAGMA = (b"pragma", b"no-cache")  # RFC 6749 §5.1 asks for both
+# A 401 names the scheme to use (RFC 6749 §5.2); sent whatever scheme was tried.
+_CHALLENGE = (b"www-authenticate", b'Basic realm="token-server", charset="UTF-8"')
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole response; `headers` are lower-case pairs without content-length."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    body: bytes = field(default=b"", repr=False)
+
+
+async def send_answer(send: Send, answer: Answer, *, without_body: bool = False) -> None:
+    """`without_body` answers a HEAD: the headers of the GET, and nothing else."""
+    length = (b"content-length", b"%d" % len(answer.body))
+    headers = (
+        answer.headers if answer.status == HTTPStatus.NOT_MODIFIED else (*answer.headers, length)
+    )
+    await send({"type": "http.response.start", "status": answer.status, "headers": list(headers)})
+    body = b"" if without_body else answer.body
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def token_answer(response: TokenResponse) -> Answer:
+    """RFC 6749 §5.1; `scope` is left out when it is empty, which its grammar cannot express."""
+    body: dict[str, str | int] = {
+        "access_token": response.access_token.reveal(),
+        "token_type": "Bearer",
+        "expires_in": response.expires_in_s,
+    }
+    if response.refresh_token is not None:
+        body["refresh_token"] = response.refresh_token.reveal()
+    if response.scope:
+        body["scope"] = format_scope(response.scope)
+    return _oauth_answer(200, body)
+
+
+def oauth_error_answer(error: OAuthError, status: int | None = None) -> Answer:
+    """RFC 6749 §5.2; `status` replaces the error's own (a path that does not exist)."""
+    status = status or error.status
+    headers = (_CHALLENGE,) if status == HTTPStatus.UNAUTHORIZED else ()
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers = ((b"allow", b"POST"),)
+    return _oauth_answer(
+        status, {"error": error.error, "error_description": error.description}, headers
+    )
+
+
+def oauth_unavailable_answer(error: UnavailableError) -> Answer:
+    """Registered for the authorization endpoint (RFC 6749 §4.1.2.1) and used here in its
+    meaning: the same request may succeed later, nothing was spent or revoked."""
+    status = 429 if error.is_throttled else 503
+    body = {
+        "error": "temporarily_unavailable",
+        "error_description": "Not now: try again after the time in Retry-After.",
+    }
+    return _oauth_answer(status, body, (_retry_after(error),))
+
+
+def oauth_server_error_answer() -> Answer:
+    body = {"error": "server_error", "error_description": "The server failed; it is logged."}
+    return _oauth_answer(500, body)
+
+
+def problem_answer(status: int, code: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Answer:
+    """RFC 9457, with a stable `code` for programs; `title` is the phrase of the status."""
+    body: Mapping[str, str | int] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+    }
+    return Answer(status, ((b"content-type", _PROBLEM), NO_STORE, *headers), _encode(body))
+
+
+def problem_unavailable_answer(error: UnavailableError) -> Answer:
+    status = 429 if error.is_throttled else 503
+    return problem_answer(status, "temporarily_unavailable", (_retry_after(error),))
+
+
+def failure_answer(path: str, error: Exception) -> Answer:
+    """For what no handler answered: "not now", or a failure of ours without any detail."""
+    is_oauth = path.startswith("/oauth2/")
+    if isinstance(error, UnavailableError):
+        return oauth_unavailable_answer(error) if is_oauth else problem_unavailable_answer(error)
+    return oauth_server_error_answer() if is_oauth else problem_answer(500, "server_error")
+
+
+def _retry_after(error: UnavailableError) -> tuple[bytes, bytes]:
+    return (b"retry-after", b"%d" % max(1, error.retry_after_s))
+
+
+def _oauth_answer(
+    status: int, body: Mapping[str, str | int], headers: tuple[tuple[bytes, bytes], ...] = ()
+) -> Answer:
+    return Answer(status, ((b"content-type", _JSON), NO_STORE, _PRAGMA, *headers), _encode(body))

@@ -1,0 +1,76 @@
+"""The outermost layer: request id, security headers, one log line, and no exception beyond it.
+
+Wraps the whole application, so that what Litestar answers by itself gets the same treatment.
+"""
+
+import base64
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from token_server.errors import UnavailableError
+from token_server.logs import get_logger
+from token_server.runtime import Runtime
+from token_server.web import answers
+from token_server.web.requests import REQUEST_ID_KEY
+
+_log = get_logger(__name__)
+
+# JSON is never framed, sniffed, scripted or told to others.
+_SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"cross-origin"),
+)
+_HSTS = (b"strict-transport-security", b"max-age=31536000")
+
+
+class Edge:
+    """ASGI in, ASGI out."""
+
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+        self._app = app
+        self._runtime = runtime
+        is_https = runtime.settings.issuer.startswith("https:")
+        self._headers = (*_SECURITY_HEADERS, _HSTS) if is_https else _SECURITY_HEADERS
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(self._runtime)
+        scope[REQUEST_ID_KEY] = request_id  # type: ignore[literal-required]  # ASGI allows more keys
+        extra = (*self._headers, (b"x-request-id", request_id.encode("ascii")))
+        started = self._runtime.clock.monotonic()
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *extra]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception as error:  # noqa: BLE001 - the last place that can answer instead of dying
+            if not isinstance(error, UnavailableError):
+                _log.exception("request_failed", request_id=request_id)
+            if status == 0:
+                await answers.send_answer(
+                    send_with_headers, answers.failure_answer(scope["path"], error)
+                )
+        finally:
+            elapsed_s = self._runtime.clock.monotonic() - started
+            _log.debug(
+                "request_answered",
+                method=scope["method"],
+                status=status,
+                duration_ms=round(elapsed_s * 1000, 3),
+                request_id=request_id,
+            )
+
+
+def _request_id(runtime: Runtime) -> str:
+    return base64.urlsafe_b64encode(runtime.entropy.token_bytes(12)).decode("ascii")

@@ -1,0 +1,58 @@
+"""`POST /oauth2/token`: decode, one call, encode (RFC 6749 §3.2, §5).
+
+A raw ASGI handler: this is the hottest path, and Litestar's request object would parse the form
+through a cache that keeps passwords.
+"""
+
+from litestar import asgi
+from litestar.enums import ScopeType
+from litestar.handlers import ASGIRouteHandler
+from litestar.types import HTTPScope, Receive, Scope, Send
+
+from token_server.errors import (
+    InvalidRequestError,
+    MethodNotAllowedError,
+    OAuthError,
+    UnavailableError,
+)
+from token_server.grants.endpoint import Exchange, exchange
+from token_server.runtime import Runtime
+from token_server.web import answers
+from token_server.web.forms import check_form_media_type, parse_form, read_body
+from token_server.web.requests import header_values, request_context
+
+
+def token_handler(runtime: Runtime) -> ASGIRouteHandler:
+    """The token endpoint over this runtime."""
+
+    @asgi("/oauth2/token", copy_scope=False)
+    async def token(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            return
+        try:
+            answer = await _answer(runtime, scope, receive)
+        except OAuthError as error:
+            answer = answers.oauth_error_answer(error)
+        except UnavailableError as error:
+            answer = answers.oauth_unavailable_answer(error)
+        await answers.send_answer(send, answer, without_body=scope["method"] == "HEAD")
+
+    return token
+
+
+async def _answer(runtime: Runtime, scope: HTTPScope, receive: Receive) -> answers.Answer:
+    if scope["method"] != "POST":
+        raise MethodNotAllowedError("method_not_post")
+    if scope["query_string"]:
+        # Query strings end up in logs and histories, credentials with them (RFC 6749 §2.3.1).
+        raise InvalidRequestError(
+            "query_string_present", "Parameters belong in the body, not in the query string."
+        )
+    check_form_media_type(header_values(scope, b"content-type"))
+    body = await read_body(receive, header_values(scope, b"content-length"))
+    request = Exchange(
+        authorization=header_values(scope, b"authorization"),
+        form=parse_form(body),
+        context=request_context(runtime, scope),
+    )
+    return answers.token_answer(await exchange(runtime, request))

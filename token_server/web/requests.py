@@ -1,0 +1,75 @@
+"""Reading what surrounds a request: header values, and from where it comes."""
+
+import ipaddress
+from collections.abc import Sequence
+
+from litestar.types import HTTPScope
+
+from token_server.config import IPNetwork
+from token_server.runtime import Runtime
+from token_server.services.request_context import RequestContext
+
+_MAX_USER_AGENT_LENGTH = 256
+_MAX_HOPS = 32
+REQUEST_ID_KEY = "token_server.request_id"  # in the ASGI scope, set by web/edge.py
+
+
+def header_values(scope: HTTPScope, name: bytes) -> list[str]:
+    """All values of a header in their order; bytes that are no text come out as Latin-1."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+def request_context(runtime: Runtime, scope: HTTPScope) -> RequestContext:
+    """The context for services; the instant is read here, once."""
+    agents = header_values(scope, b"user-agent")
+    return RequestContext(
+        now=runtime.clock.now(),
+        request_id=str(scope.get(REQUEST_ID_KEY, "")),
+        ip_address=client_address(scope, runtime.settings.trusted_proxies),
+        user_agent=_printable(agents[0]) if agents else None,
+    )
+
+
+def client_address(scope: HTTPScope, trusted: Sequence[IPNetwork]) -> str | None:
+    """The peer; behind trusted proxies the right-most hop that is not one of them.
+
+    X-Forwarded-For counts only when the peer itself is trusted, and is read from the right:
+    what is further left was written by whoever came before, and may be made up.
+    """
+    peer = scope.get("client")
+    if peer is None:
+        return None
+    address = _parse_address(peer[0])
+    if address is None:
+        return None  # a socket without addresses
+    if not trusted or not _is_trusted(address, trusted):
+        return str(address)
+    hops = ",".join(header_values(scope, b"x-forwarded-for")).split(",")
+    for hop in reversed(hops[-_MAX_HOPS:]):
+        claimed = _parse_address(hop.strip())
+        if claimed is None:
+            break
+        address = claimed
+        if not _is_trusted(address, trusted):
+            break
+    return str(address)
+
+
+def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _is_trusted(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, trusted: Sequence[IPNetwork]
+) -> bool:
+    return any(address in network for network in trusted)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if " " <= c <= "~" else "?" for c in text[:_MAX_USER_AGENT_LENGTH])
