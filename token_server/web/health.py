@@ -1,0 +1,114 @@
+"""`/livez` and `/readyz` on both ports, `/metrics` on the management port alone.
+
+The public port tells a load balancer yes or no and strangers nothing; `?verbose` on the
+management port lists the checks. HEAD works, other methods are 405 with Allow (RFC 9110 §15.5.6).
+"""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from litestar import asgi
+from litestar.enums import ScopeType
+from litestar.handlers import ASGIRouteHandler
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+
+from token_server.logs import get_logger
+from token_server.runtime import Runtime
+from token_server.services.health import Readiness
+from token_server.web.answers import NO_STORE, Answer, problem_answer, send_answer
+
+_log = get_logger(__name__)
+
+_ALLOW = (b"allow", b"GET, HEAD")
+_JSON = (b"content-type", b"application/json")
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
+_encode = msgspec.json.Encoder().encode
+
+Endpoint = Callable[[HTTPScope], Awaitable[Answer]]
+
+
+def health_handlers(readiness: Readiness) -> list[ASGIRouteHandler]:
+    """For the public application: status only."""
+    return [
+        _handler("/livez", _live),
+        _handler("/readyz", _ready_endpoint(readiness, may_list=False)),
+    ]
+
+
+def create_management_app(runtime: Runtime, readiness: Readiness) -> ASGIApp:
+    """The application of the management port: health with its reasons, and the metrics."""
+    endpoints: dict[str, Endpoint] = {
+        "/livez": _live,
+        "/readyz": _ready_endpoint(readiness, may_list=True),
+        "/metrics": _metrics_endpoint(runtime, readiness),
+    }
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI's shape
+        if scope["type"] != ScopeType.HTTP:
+            return
+        endpoint = endpoints.get(scope["path"])
+        await _serve(endpoint or _not_found, scope, send)
+
+    return app
+
+
+def _handler(path: str, endpoint: Endpoint) -> ASGIRouteHandler:
+    @asgi(path, copy_scope=False)
+    async def health(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+        if scope["type"] == ScopeType.HTTP:
+            await _serve(endpoint, scope, send)
+
+    return health
+
+
+async def _serve(endpoint: Endpoint, scope: HTTPScope, send: Send) -> None:
+    if scope["method"] not in ("GET", "HEAD"):
+        answer = problem_answer(405, "method_not_allowed", (_ALLOW,))
+    else:
+        try:
+            answer = await endpoint(scope)
+        except Exception:  # noqa: BLE001 - the last place that can answer
+            _log.exception("request_failed")
+            answer = problem_answer(500, "server_error")
+    await send_answer(send, answer, without_body=scope["method"] == "HEAD")
+
+
+async def _live(_scope: HTTPScope) -> Answer:
+    return _status_answer(200, {"status": "ok"})
+
+
+async def _not_found(_scope: HTTPScope) -> Answer:
+    return problem_answer(404, "not_found")
+
+
+def _ready_endpoint(readiness: Readiness, *, may_list: bool) -> Endpoint:
+    async def ready(scope: HTTPScope) -> Answer:
+        checks = await readiness.checks()
+        is_ready = all(check.is_ok for check in checks)
+        failed = "draining" if readiness.is_draining else "unavailable"
+        body: dict[str, object] = {"status": "ok" if is_ready else failed}
+        if may_list and _is_verbose(scope):
+            body["checks"] = [
+                {"name": check.name, "ok": check.is_ok, "detail": check.detail} for check in checks
+            ]
+        return _status_answer(200 if is_ready else 503, body)
+
+    return ready
+
+
+def _metrics_endpoint(runtime: Runtime, readiness: Readiness) -> Endpoint:
+    async def metrics(_scope: HTTPScope) -> Answer:
+        readiness.update_gauges()
+        body, content_type = runtime.metrics.render()
+        headers = ((b"content-type", content_type.encode("ascii")), NO_STORE, _NOSNIFF)
+        return Answer(200, headers, body)
+
+    return metrics
+
+
+def _is_verbose(scope: HTTPScope) -> bool:
+    return scope["query_string"].partition(b"=")[0] == b"verbose"
+
+
+def _status_answer(status: int, body: dict[str, object] | dict[str, str]) -> Answer:
+    return Answer(status, (_JSON, NO_STORE, _NOSNIFF), _encode(body))

@@ -1,0 +1,248 @@
+"""Hosts both applications in one event loop: sockets, uvicorn, signals, the drain.
+
+A stop (SIGTERM, SIGINT, or the end of the supervisor) turns readiness to 503, closes the public
+listener, lets running requests finish within DRAIN_TIMEOUT and ends with status 0; a second
+signal does not wait. uvicorn's own signal handling, logging and forwarded headers are off.
+"""
+
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from litestar.types import ASGIApp
+
+from token_server.config import Settings
+from token_server.config_values import split_address
+from token_server.errors import OperatorError
+from token_server.logs import get_logger
+from token_server.services.health import Readiness
+
+_log = get_logger(__name__)
+
+BACKLOG = 2048
+KEEP_ALIVE_S = 75  # longer than the usual 60 s of load balancers, so that they close first
+MAX_HEADER_BYTES = 64 * 1024
+MANAGEMENT_DRAIN_S = 2
+GAUGE_INTERVAL_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Both sockets, bound and listening; workers inherit them."""
+
+    public: socket.socket
+    management: socket.socket
+
+    @property
+    def public_address(self) -> str:
+        return _address_of(self.public)
+
+    @property
+    def management_address(self) -> str:
+        return _address_of(self.management)
+
+    def close(self) -> None:
+        self.public.close()
+        self.management.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Hosting:
+    """What one process serves, and where."""
+
+    public_app: ASGIApp
+    management_app: ASGIApp
+    readiness: Readiness
+    listeners: Listeners
+    drain_timeout_s: int
+
+
+class StopSignal:
+    """Why and how fast to stop: set by signals, by the supervisor's end, or by a test."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.forced = asyncio.Event()
+
+    def ask(self, reason: str) -> None:
+        """The first call asks for a drain, the second one for the end."""
+        if not self.asked.is_set():
+            _log.info("stop_requested", reason=reason)
+            self.asked.set()
+        elif not self.forced.is_set():
+            _log.warning("stop_forced", reason=reason)
+            self.forced.set()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handling, which would end the process with status 143."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def open_listeners(settings: Settings) -> Listeners:
+    """Both sockets; OperatorError names the address that cannot be had, and what to do."""
+    public = _listen(settings.bind, "BIND")
+    try:
+        management = _listen(settings.management_bind, "MANAGEMENT_BIND")
+    except OperatorError:
+        public.close()
+        raise
+    return Listeners(public, management)
+
+
+def run_loop(main: Coroutine[Any, Any, int]) -> int:
+    """Run a whole server process on uvloop where it is installed, else on asyncio's loop."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(main)
+
+
+@contextlib.contextmanager
+def stop_on_signals(stop: StopSignal) -> Iterator[None]:
+    """SIGTERM and SIGINT ask `stop`, as long as the block runs."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, stop.ask, number.name)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+async def serve_app(hosting: Hosting, stop: StopSignal, *, on_listening: Callable[[], None]) -> int:
+    """Serve until `stop` is asked; the exit status: 0 after a drain, 1 when it was forced.
+
+    `on_listening` is called once, when both ports answer.
+    """
+    listeners = hosting.listeners
+    public = _server(hosting.public_app, hosting.drain_timeout_s)
+    management = _server(hosting.management_app, MANAGEMENT_DRAIN_S)
+    running = {
+        asyncio.create_task(public.serve([listeners.public]), name="public"),
+        asyncio.create_task(management.serve([listeners.management]), name="management"),
+    }
+    gauges = asyncio.create_task(_update_gauges(hosting.readiness))
+    try:
+        while not (public.started and management.started):
+            _raise_failure(running)
+            await asyncio.sleep(0.01)
+        on_listening()
+        await _wait_for_stop(stop, running)
+        hosting.readiness.drain()
+        return await _drain(stop, public, management, running)
+    finally:
+        gauges.cancel()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(gauges, *running, return_exceptions=True)
+
+
+async def _wait_for_stop(stop: StopSignal, running: set[asyncio.Task[None]]) -> None:
+    asked = asyncio.create_task(stop.asked.wait())
+    try:
+        await asyncio.wait({asked, *running}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        asked.cancel()
+    _raise_failure(running)
+
+
+async def _drain(
+    stop: StopSignal,
+    public: _Server,
+    management: _Server,
+    running: set[asyncio.Task[None]],
+) -> int:
+    """The management port answers until the public one is done, so that a drain can be watched."""
+    public.should_exit = True
+    by_name = {task.get_name(): task for task in running}
+    forced = asyncio.create_task(stop.forced.wait())
+    try:
+        for name, server in (("public", public), ("management", management)):
+            server.should_exit = True
+            await asyncio.wait({by_name[name], forced}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        forced.cancel()
+    if stop.forced.is_set():
+        return 1
+    _log.info("server_stopped")
+    return 0
+
+
+def _raise_failure(running: set[asyncio.Task[None]]) -> None:
+    for task in running:
+        if task.done():
+            task.result()
+            raise OperatorError(f"The {task.get_name()} listener stopped by itself; see the log.")
+
+
+async def _update_gauges(readiness: Readiness) -> None:
+    while True:
+        readiness.update_gauges()
+        await asyncio.sleep(GAUGE_INTERVAL_S)
+
+
+def _server(app: ASGIApp, drain_timeout_s: int) -> _Server:
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        interface="asgi3",
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=drain_timeout_s,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+    )
+    return _Server(config)
+
+
+def _listen(address: str, setting: str) -> socket.socket:
+    host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and host == "::":
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise OperatorError(_bind_problem(address, setting, error)) from error
+    return listener
+
+
+def _bind_problem(address: str, setting: str, error: OSError) -> str:
+    flag = "--" + setting.lower().replace("_", "-")
+    fixes = {
+        errno.EADDRINUSE: f"another program uses port {split_address(address)[1]}: stop it "
+        f"(`ss -ltnp` names it), or choose another port with {flag} or TOKEN_SERVER_{setting}",
+        errno.EACCES: "ports below 1024 need privileges: use 8080 and let the proxy or the "
+        "container runtime map the port",
+        errno.EADDRNOTAVAIL: "this machine has no such address: use 127.0.0.1 or 0.0.0.0",
+    }
+    fix = fixes.get(error.errno or 0, error.strerror or "unknown reason")
+    return f"Cannot listen on {address}: {fix}."
+
+
+def _address_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
