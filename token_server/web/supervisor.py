@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import multiprocess
 
@@ -135,7 +136,8 @@ class _Supervisor:
         ]
         all_ready = asyncio.gather(*(event.wait() for event in self._ready))
         try:
-            await asyncio.wait({all_ready, *keepers}, return_when=asyncio.FIRST_COMPLETED)
+            waited: list[asyncio.Future[Any]] = [all_ready, *keepers]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if all_ready.done():
                 on_listening()
             await asyncio.wait(keepers, return_when=asyncio.FIRST_EXCEPTION)
