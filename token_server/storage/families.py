@@ -1,0 +1,323 @@
+"""Refresh-token families: one row per login, changed only by conditional writes (refresh.md).
+
+`rotate_families` is the one statement that spends a refresh token: it steps the generation of
+rows that are current, of the same client, not revoked and not expired, and nobody can be its
+second winner. Revoking and rotating meet on the row: whichever commits first decides. Reads
+decide nothing here. RFC 6749 §6, RFC 9700 §4.14.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    bindparam,
+    case,
+    delete,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from token_server.records import Family
+from token_server.storage.batch import Batcher, RotationEntry, Work
+from token_server.storage.engine import Store
+from token_server.storage.schema import clients, families, join_words, split_words
+
+_C = families.c
+_COLUMN_NAMES = (
+    "seq",
+    "family_id",
+    "sid",
+    "client_id",
+    "user_id",
+    "scope",
+    "audience",
+    "generation",
+    "mac_version",
+    "auth_time",
+    "created_at",
+    "rotated_at",
+    "idle_expires_at",
+    "absolute_expires_at",
+    "revoked_at",
+    "revoked_reason",
+    "replayed_generation",
+    "shadow_count",
+    "label",
+    "ip_address",
+    "user_agent",
+)
+_COLUMNS = tuple(_C[name] for name in _COLUMN_NAMES)
+
+_IS_FAMILY = _C.family_id == bindparam("for_family_id")
+_IS_LIVE = _C.revoked_at.is_(None)
+_FIND = select(*_COLUMNS).where(_C.family_id == bindparam("family_id"))
+_LIST = (
+    select(*_COLUMNS)
+    .where(
+        _C.user_id == bindparam("user_id"),
+        _IS_LIVE,
+        _C.idle_expires_at > bindparam("now"),
+        _C.absolute_expires_at > bindparam("now"),
+    )
+    .order_by(_C.seq.desc())
+    .limit(bindparam("limit"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewFamily:
+    """What a login knows of its family; the database gives `seq`, and generation 0 is current."""
+
+    family_id: bytes = field(repr=False)
+    sid: str
+    client_id: str
+    user_id: str
+    scope: tuple[str, ...]
+    audience: tuple[str, ...]
+    mac_version: int
+    auth_time: int
+    created_at: int
+    idle_expires_at: int
+    absolute_expires_at: int
+    label: str | None
+    ip_address: str | None
+    user_agent: str | None
+
+
+_INSERT_NAMES = (
+    "family_id",
+    "sid",
+    "client_id",
+    "user_id",
+    "scope",
+    "audience",
+    "mac_version",
+    "auth_time",
+    "created_at",
+    "idle_expires_at",
+    "absolute_expires_at",
+    "label",
+    "ip_address",
+    "user_agent",
+)
+# The client's row is locked (PostgreSQL): either its disabling waits for this login and then sees
+# the family, or this login waits for the disabling and then finds no enabled client.
+_INSERT = (
+    insert(families)
+    .from_select(
+        [*_INSERT_NAMES, "generation"],
+        select(
+            *(bindparam(name, type_=_C[name].type) for name in _INSERT_NAMES), literal_column("0")
+        )
+        .where(clients.c.client_id == bindparam("client_id"), clients.c.is_enabled)
+        .with_for_update(read=True, of=clients),
+    )
+    .returning(*_COLUMNS)
+)
+_REVOKE = (
+    update(families)
+    .where(_IS_FAMILY, _IS_LIVE)
+    .values(revoked_at=bindparam("now"), revoked_reason=bindparam("reason"))
+)
+_OF_USER = (
+    _C.user_id == bindparam("for_user_id"),
+    # "" is no session's id: without an exception nothing is excepted.
+    _C.sid != bindparam("except_sid"),
+)
+_OF_CLIENT = (_C.client_id == bindparam("for_client_id"),)
+_NOTE_REPLAY = (
+    update(families)
+    .where(
+        _IS_FAMILY,
+        _IS_LIVE,
+        _C.generation > bindparam("presented"),
+        or_(_C.replayed_generation.is_(None), _C.replayed_generation < bindparam("presented")),
+    )
+    .values(
+        replayed_generation=bindparam("presented", type_=_C.generation.type),
+        shadow_count=case(
+            (_C.replayed_generation == bindparam("presented") - 1, _C.shadow_count + 1), else_=0
+        ),
+    )
+    .returning(*_COLUMNS)
+)
+_PRUNE = delete(families).where(
+    _C.seq.in_(
+        select(_C.seq)
+        .where(_C.absolute_expires_at < bindparam("before"))
+        .order_by(_C.absolute_expires_at)
+        .limit(bindparam("limit"))
+    )
+)
+
+# The set-based UPDATE differs between the engines and goes to the driver as it is: it is the
+# hottest statement, and a plain text costs no compilation.
+_IS_CURRENT = (
+    "f.generation = e.generation AND f.client_id = e.client_id AND f.revoked_at IS NULL"
+    " AND f.idle_expires_at > e.now AND f.absolute_expires_at > e.now"
+)
+_ROTATE_POSTGRES = f"""
+WITH e AS (
+    SELECT f.seq, e.generation, e.client_id, e.now, e.idle_ttl_s
+    FROM unnest($1::bytea[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[])
+        AS e (family_id, generation, client_id, now, idle_ttl_s)
+    JOIN families AS f ON f.family_id = e.family_id
+    WHERE {_IS_CURRENT}
+    ORDER BY f.seq
+    FOR UPDATE OF f
+)
+UPDATE families AS f
+SET generation = f.generation + 1,
+    rotated_at = e.now,
+    idle_expires_at = least(e.now + e.idle_ttl_s, f.absolute_expires_at)
+FROM e
+WHERE f.seq = e.seq AND {_IS_CURRENT}
+RETURNING {", ".join("f." + name for name in _COLUMN_NAMES)}
+"""  # noqa: S608 - constants of this module
+
+
+@functools.cache  # one text for each size of a batch
+def _rotate_sqlite(size: int) -> str:
+    rows = ", ".join(["(?, ?, ?, ?, ?)"] * size)
+    return f"""
+WITH e (family_id, generation, client_id, now, idle_ttl_s) AS (VALUES {rows})
+UPDATE families AS f
+SET generation = f.generation + 1,
+    rotated_at = e.now,
+    idle_expires_at = min(e.now + e.idle_ttl_s, f.absolute_expires_at)
+FROM e
+WHERE f.family_id = e.family_id AND {_IS_CURRENT}
+RETURNING {", ".join(_COLUMN_NAMES)}
+"""  # noqa: S608 - constants of this module and a count
+
+
+async def insert_family(conn: AsyncConnection, new: NewFamily) -> Family | None:
+    """None when there is no such client or it is disabled. In the same block, after
+    `users.record_login` has said yes: the two order a login against every change that ends it."""
+    values: dict[str, object] = {name: getattr(new, name) for name in _INSERT_NAMES}
+    values["scope"] = join_words(new.scope)
+    values["audience"] = join_words(new.audience)
+    row = (await conn.execute(_INSERT, values)).one_or_none()
+    return None if row is None else _family_of(row)
+
+
+async def find_family(conn: AsyncConnection, family_id: bytes) -> Family | None:
+    row = (await conn.execute(_FIND, {"family_id": family_id})).one_or_none()
+    return None if row is None else _family_of(row)
+
+
+async def list_families(
+    conn: AsyncConnection, *, user_id: str, now: int, limit: int = 100
+) -> list[Family]:
+    """The user's live sessions, the newest login first."""
+    rows = await conn.execute(_LIST, {"user_id": user_id, "now": now, "limit": limit})
+    return [_family_of(row) for row in rows]
+
+
+async def rotate_families(conn: AsyncConnection, entries: Sequence[RotationEntry]) -> list[Family]:
+    """Spends the entries' refresh tokens; returns the families that were stepped, in no order.
+
+    At most one entry for each family. A family that is missing from the result was not current,
+    not the client's, revoked or expired at its entry's `now`: read it, then decide.
+    """
+    if not entries:
+        return []
+    if conn.dialect.name == "postgresql":
+        columns = zip(*(_entry_values(entry) for entry in entries), strict=True)
+        rows = await conn.exec_driver_sql(_ROTATE_POSTGRES, tuple(map(list, columns)))
+    else:
+        flat = tuple(value for entry in entries for value in _entry_values(entry))
+        rows = await conn.exec_driver_sql(_rotate_sqlite(len(entries)), flat)
+    return [_family_of(row) for row in rows]
+
+
+def rotation_batcher(store: Store) -> Batcher[RotationEntry, Family | None]:
+    """Group commit of rotations; None means that the entry stepped nothing."""
+
+    async def run(
+        conn: AsyncConnection, entries: Sequence[RotationEntry]
+    ) -> Sequence[Family | None]:
+        stepped = {family.family_id: family for family in await rotate_families(conn, entries)}
+        return [stepped.get(entry.family_id) for entry in entries]
+
+    return Batcher(store, Work(run, key=lambda entry: entry.family_id))
+
+
+async def revoke_family(conn: AsyncConnection, family_id: bytes, reason: str, now: int) -> bool:
+    """True when this call revoked it; False when it was revoked before or does not exist."""
+    values = {"for_family_id": family_id, "reason": reason, "now": now}
+    return (await conn.execute(_REVOKE, values)).rowcount == 1
+
+
+async def revoke_families_of_user(
+    conn: AsyncConnection, user_id: str, reason: str, now: int, except_sid: str | None = None
+) -> list[str]:
+    """The sids that this call revoked. After the statement that ends logins (users.py)."""
+    keys = {"for_user_id": user_id, "except_sid": except_sid or ""}
+    return await _revoke_where(conn, _OF_USER, keys, {"reason": reason, "now": now})
+
+
+async def revoke_families_of_client(
+    conn: AsyncConnection, client_id: str, reason: str, now: int
+) -> list[str]:
+    """The sids that this call revoked. After the statement that ends logins (clients.py)."""
+    keys = {"for_client_id": client_id}
+    return await _revoke_where(conn, _OF_CLIENT, keys, {"reason": reason, "now": now})
+
+
+async def note_replay(conn: AsyncConnection, family_id: bytes, generation: int) -> Family | None:
+    """Notes the first replay of a generation; None when it (or a later one) was noted before.
+
+    `shadow_count` grows when the generation before it was replayed as well, else starts again.
+    """
+    values = {"for_family_id": family_id, "presented": generation}
+    row = (await conn.execute(_NOTE_REPLAY, values)).one_or_none()
+    return None if row is None else _family_of(row)
+
+
+async def prune_families(conn: AsyncConnection, before: int, limit: int) -> int:
+    """Deletes at most `limit` families whose absolute expiry was before the instant `before`,
+    which the caller puts far enough back for their access tokens and status; returns how many."""
+    return (await conn.execute(_PRUNE, {"before": before, "limit": limit})).rowcount
+
+
+async def _revoke_where(
+    conn: AsyncConnection,
+    conditions: Sequence[ColumnElement[bool]],
+    keys: Mapping[str, object],
+    values: Mapping[str, object],
+) -> list[str]:
+    # Locked in the order of `seq` first, as rotations are: the two cannot deadlock.
+    lock = select(_C.seq).where(*conditions, _IS_LIVE).order_by(_C.seq).with_for_update()
+    if (await conn.execute(lock, keys)).first() is None:
+        return []
+    revoke = (
+        update(families)
+        .where(*conditions, _IS_LIVE)
+        .values(revoked_at=bindparam("now"), revoked_reason=bindparam("reason"))
+        .returning(_C.sid)
+    )
+    return list((await conn.execute(revoke, {**keys, **values})).scalars())
+
+
+def _entry_values(entry: RotationEntry) -> tuple[bytes, int, str, int, int]:
+    return (entry.family_id, entry.generation, entry.client_id, entry.now, entry.idle_ttl_s)
+
+
+def _family_of(row: Row[*tuple[Any, ...]]) -> Family:
+    values = row._asdict()
+    return Family(
+        **{
+            **values,
+            "scope": split_words(values["scope"]),
+            "audience": split_words(values["audience"]),
+        }
+    )
