@@ -64,14 +64,16 @@ def read_file(path: Path, rule: FileRule) -> bytes:
                 f"{path} is a symbolic link: replace it by the file itself"
             ) from None
         raise FileProblemError(f"{path} cannot be opened: {err.strerror}") from None
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
-        problem = _status_problem(path, os.fstat(file.fileno()), rule)
+    try:
+        problem = _status_problem(path, os.fstat(descriptor), rule)
         if problem is not None:
             raise FileProblemError(problem)
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             content = file.read(MAX_FILE_BYTES + 1)
-        except OSError as err:
-            raise FileProblemError(f"{path} cannot be read: {err.strerror}") from None
+    except OSError as err:
+        raise FileProblemError(f"{path} cannot be read: {err.strerror}") from None
+    finally:
+        os.close(descriptor)
     if len(content) > MAX_FILE_BYTES:
         raise FileProblemError(f"{path} is too large to be what its name says")
     return content

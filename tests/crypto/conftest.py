@@ -1,0 +1,24 @@
+"""A whole key directory, made once (RSA keys cost 0.1 s each) and copied for each test."""
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.keyrings import NOW, key_settings
+from token_server.crypto.opening import open_keyring
+
+
+@pytest.fixture(scope="session")
+def keyring_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    keys_dir = tmp_path_factory.mktemp("keyring-template") / "keys"
+    asyncio.run(open_keyring(key_settings(keys_dir), now=NOW, entropy=os.urandom))
+    return keys_dir
+
+
+@pytest.fixture
+def keys_dir(keyring_template: Path, tmp_path: Path) -> Path:
+    """A private copy of a whole key directory, modes included."""
+    return Path(shutil.copytree(keyring_template, tmp_path / "keys"))
