@@ -10,7 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.databases import TEST_EPOCH, PostgresDatabases, SqliteFiles, postgres_server
+from tests.support.databases import (
+    TEST_EPOCH,
+    PostgresDatabases,
+    SqliteFiles,
+    postgres_server,
+    run_apart,
+)
+from tests.support.server import (
+    RunningServer,
+    copy_keys,
+    make_keys,
+    make_settings,
+    running_server,
+)
 from token_server.storage.engine import Store, open_store
 
 ENGINES = ("sqlite", "postgresql")
@@ -65,3 +78,31 @@ async def store(database_url: str) -> AsyncIterator[Store]:
     opened = await open_store(database_url, now=lambda: TEST_EPOCH)
     yield opened
     await opened.close()
+
+
+@pytest.fixture(scope="session")
+def shared_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a `keys/` in it, made once: RSA keys are slow to make."""
+    directory = tmp_path_factory.mktemp("shared-keys")
+    run_apart(make_keys(directory))
+    return directory
+
+
+@pytest.fixture
+async def server(
+    database_url: str, shared_keys: Path, tmp_path: Path
+) -> AsyncIterator[RunningServer]:
+    """A whole server on each engine."""
+    copy_keys(shared_keys, tmp_path)
+    async with running_server(make_settings(database_url, tmp_path)) as running:
+        yield running
+
+
+@pytest.fixture
+async def sqlite_server(
+    sqlite_url: str, shared_keys: Path, tmp_path: Path
+) -> AsyncIterator[RunningServer]:
+    """A whole server on SQLite, for what does not depend on the engine."""
+    copy_keys(shared_keys, tmp_path)
+    async with running_server(make_settings(sqlite_url, tmp_path)) as running:
+        yield running

@@ -22,9 +22,10 @@ from token_server.metrics import Metrics
 from token_server.records import Family
 from token_server.storage import meta, migrations
 from token_server.storage.background import AuditTrail, BackgroundWriter
-from token_server.storage.batch import Batcher, RotationEntry, rotation_batcher
+from token_server.storage.batch import Batcher, RotationEntry
 from token_server.storage.client_cache import ClientCache
 from token_server.storage.engine import Store, open_store
+from token_server.storage.families import rotation_batcher
 
 _log = get_logger(__name__)
 
