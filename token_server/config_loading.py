@@ -55,6 +55,7 @@ class Reading:
 
     loaded: Loaded
     problems: tuple[str, ...]
+    faulty: frozenset[str] = frozenset()  # names of the settings whose value was refused
 
     def require(self) -> Loaded:
         if self.problems:
@@ -72,6 +73,7 @@ class _Raw:
 class _Notes:
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    faulty: set[str] = field(default_factory=set)
 
 
 def list_problems(problems: tuple[str, ...]) -> str:
@@ -119,7 +121,7 @@ def read_settings(
     if not notes.problems:
         notes.problems.extend(check_together(settings))
     loaded = Loaded(settings, origins, tuple(notes.warnings))
-    return Reading(loaded, tuple(notes.problems))
+    return Reading(loaded, tuple(notes.problems), frozenset(notes.faulty))
 
 
 def _suggest(name: str, known: list[str]) -> str:
@@ -236,6 +238,7 @@ def _parse_all(raws: Mapping[str, _Raw], notes: _Notes) -> tuple[dict[str, Any],
         except ValueProblemError as problem:
             given = "" if setting.is_secret else f" (is {_shown(raw.text)})"
             notes.problems.append(f"{raw.origin}: {problem}{given}")
+            notes.faulty.add(name)
     return values, origins
 
 

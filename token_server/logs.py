@@ -57,7 +57,7 @@ UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
 LEVEL_NUMBERS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-QUIET_LOGGERS = ("aiosqlite", "asyncio", "sqlalchemy", "alembic")  # chatty below warning
+QUIET_LOGGERS = ("aiosqlite", "alembic", "asyncio", "sqlalchemy", "uvicorn")  # below warning
 
 
 def get_logger(name: str) -> FilteringBoundLogger:

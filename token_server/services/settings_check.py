@@ -1,0 +1,147 @@
+"""What `serve` refuses to start with, beyond values that are wrong in themselves.
+
+Every rule looks at every start, so that all problems are shown at once, each with its fix.
+Reads files and the database, changes nothing, and makes no database where there is none.
+"""
+
+import asyncio
+import ipaddress
+from dataclasses import dataclass
+
+from token_server.config import Settings
+from token_server.config_loading import Reading, list_problems
+from token_server.config_values import hide_password, split_address
+from token_server.crypto.opening import key_problems
+from token_server.errors import OperatorError, UnavailableError
+from token_server.services.demo import find_demo_traces
+from token_server.storage.database_url import SqliteAddress, parse_database_url
+from token_server.storage.engine import Store, open_store
+from token_server.storage.migrations import schema_status
+
+# OWASP's equivalents, from m=19456 t=2 down to m=7168 t=5: least product, least memory.
+LEAST_ARGON2_WORK_KIB = 35840
+LEAST_ARGON2_MEMORY_KIB = 7168
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Problems refuse the start, warnings are logged at it."""
+
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+async def check_serve(reading: Reading) -> Findings:
+    """All rules for a production start, the problems of the values themselves first."""
+    settings = reading.loaded.settings
+    problems = [
+        *reading.problems,
+        *_issuer_problems(reading),
+        *_registration_problems(reading),
+        *_argon2_problems(settings),
+    ]
+    if settings.workers > 1 and is_sqlite(settings):
+        problems.append(
+            f"WORKERS is {settings.workers}, but SQLite serves one process: set "
+            "TOKEN_SERVER_WORKERS=1, or use PostgreSQL (TOKEN_SERVER_DATABASE_URL)"
+        )
+    problems += await asyncio.to_thread(key_problems, settings)
+    if "database_url" not in reading.faulty:
+        problems += await _demo_problems(settings)
+    warnings = (*reading.loaded.warnings, *_management_warnings(settings))
+    return Findings(tuple(problems), warnings)
+
+
+def is_sqlite(settings: Settings) -> bool:
+    return settings.database_url.reveal().startswith("sqlite")
+
+
+def _issuer_problems(reading: Reading) -> list[str]:
+    if "issuer" in reading.faulty:
+        return []
+    if not reading.loaded.is_stated("issuer"):
+        problem = (
+            "ISSUER is not stated: set TOKEN_SERVER_ISSUER to the https URL under which clients "
+            "reach this server"
+        )
+        return [problem]
+    if not reading.loaded.settings.issuer.startswith("https://"):
+        problem = (
+            "ISSUER is not https: put a TLS proxy in front and set TOKEN_SERVER_ISSUER to its "
+            "URL (for a server on this machine alone use `token-server dev`)"
+        )
+        return [problem]
+    return []
+
+
+def _registration_problems(reading: Reading) -> list[str]:
+    if "registration" in reading.faulty or reading.loaded.is_stated("registration"):
+        return []
+    problem = (
+        "REGISTRATION is not stated: set TOKEN_SERVER_REGISTRATION=closed (only operators make "
+        "accounts) or =open (anybody may)"
+    )
+    return [problem]
+
+
+def _argon2_problems(settings: Settings) -> list[str]:
+    work = settings.argon2_memory_kib * settings.argon2_time_cost
+    if settings.argon2_memory_kib >= LEAST_ARGON2_MEMORY_KIB and work >= LEAST_ARGON2_WORK_KIB:
+        return []
+    problem = (
+        f"password hashes of {settings.argon2_memory_kib} KiB x {settings.argon2_time_cost} are "
+        "too cheap to guess against: leave ARGON2_MEMORY_KIB and ARGON2_TIME_COST at 19456 and 2"
+    )
+    return [problem]
+
+
+def _management_warnings(settings: Settings) -> list[str]:
+    host, _ = split_address(settings.management_bind)
+    if host == "localhost":
+        return []
+    address = ipaddress.ip_address(host)
+    if address.is_private and not address.is_unspecified:
+        return []
+    problem = (
+        f"MANAGEMENT_BIND is {settings.management_bind}: /metrics and verbose health have no "
+        "login, keep strangers away from that port"
+    )
+    return [problem]
+
+
+async def _demo_problems(settings: Settings) -> list[str]:
+    """Demo accounts in an existing database; one that does not answer says so when it is opened."""
+    try:
+        address = parse_database_url(settings.database_url.reveal())
+        if isinstance(address, SqliteAddress) and not address.path.exists():
+            return []
+        store = await open_store(settings.database_url.reveal(), now=lambda: 0)
+        try:
+            if not (await schema_status(store)).is_current:
+                return []  # looked at again after the upgrade
+            traces = await find_demo_traces(store)
+        finally:
+            await store.close()
+    except (OperatorError, UnavailableError) as error:
+        shown = hide_password(settings.database_url.reveal())
+        reason = error.message if isinstance(error, OperatorError) else error.reason
+        return [f"the database {shown} cannot be opened: {reason}"]
+    return demo_problems(traces)
+
+
+def demo_problems(traces: list[str]) -> list[str]:
+    if not traces:
+        return []
+    problem = (
+        f"the database holds what `dev` made ({', '.join(traces)}), with secrets on disk: use a "
+        "database of its own for production, or disable them (`token-server user disable`, "
+        "`token-server client disable`)"
+    )
+    return [problem]
+
+
+async def require_no_demo(store: Store) -> None:
+    """For the time after an upgrade, when an old database can be read; OperatorError if not."""
+    problems = demo_problems(await find_demo_traces(store))
+    if problems:
+        raise OperatorError(list_problems(tuple(problems)), exit_code=2)
