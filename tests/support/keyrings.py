@@ -1,13 +1,37 @@
 """Key directories for tests: settings that name one, a whole one made once, processes on one."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from token_server.config import Settings
-from token_server.records import Secret
+from token_server.crypto.keystore import DirectoryKeyStore
+from token_server.crypto.secrets import MasterKeys, load_master_keys
+from token_server.records import Secret, StoredKeyring
 
 NOW = 1_700_000_000
+MASTER = MasterKeys({1: bytes(range(32))})
+
+
+def open_store(keys_dir: Path) -> DirectoryKeyStore:
+    """The store of `keys_dir` under MASTER."""
+    return DirectoryKeyStore(keys_dir, MASTER, os.urandom)
+
+
+def names(keys_dir: Path) -> set[str]:
+    return {path.name for path in keys_dir.iterdir()}
+
+
+def whole_names(keyring: StoredKeyring) -> set[str]:
+    """What lies in a directory that holds this keyring and nothing else."""
+    return {".lock", "keyring.json"} | {f"{stored.key.kid}.pem" for stored in keyring.keys}
+
+
+def master_of(keys_dir: Path) -> MasterKeys:
+    keys = load_master_keys(keys_dir / "master.key", keys_dir)
+    assert keys is not None
+    return keys
 
 
 def key_settings(keys_dir: Path, master_key_file: Path | None = None) -> Settings:

@@ -102,7 +102,7 @@ class DirectoryKeyStore:
                     # From here on private halves without a complete manifest are what a killed
                     # first start left, and not the remains of a lost manifest.
                     self._write_manifest(replace(keyring, generation=0, keys=()))
-                self._write_change(keyring)
+                self._write_change(keyring, current)
             except OSError as err:
                 with contextlib.suppress(OSError, OperatorError):
                     self._remove_leftovers(self._read_manifest())
@@ -112,10 +112,12 @@ class DirectoryKeyStore:
                 ) from None
         return True
 
-    def _write_change(self, keyring: StoredKeyring) -> None:
+    def _write_change(self, keyring: StoredKeyring, current: StoredKeyring | None) -> None:
+        held = {(old.key.kid, old.master_version) for old in (current.keys if current else ())}
         for stored in keyring.keys:
-            path = pem_path(self._directory, stored)
-            if stored.private_pem is not None and not _holds(path, stored.private_pem):
+            is_held = (stored.key.kid, stored.master_version) in held
+            if stored.private_pem is not None and not is_held:
+                path = pem_path(self._directory, stored)
                 private_files.write_file(path, stored.private_pem, self._entropy)
         self._write_manifest(keyring)
         with contextlib.suppress(OSError):  # the change stands; the next one tidies up
@@ -162,13 +164,6 @@ def stray_private_halves(directory: Path, current: StoredKeyring | None) -> list
     ]
 
 
-def _holds(path: Path, content: bytes) -> bool:
-    try:
-        return private_files.read_file(path, PRIVATE) == content
-    except (FileNotFoundError, FileProblemError):
-        return False
-
-
 def _read_private_halves(
     directory: Path, manifest: StoredKeyring
 ) -> tuple[tuple[StoredKey, ...], list[str], bool]:
@@ -201,14 +196,15 @@ def directory_problems(keys_dir: Path) -> list[str]:
     """Everything that is wrong with the files of a key directory, as far as it shows without the
     master key: owners, modes, links, damage. Empty before the first start. Reads only."""
     manifest_path = keys_dir / MANIFEST_NAME
-    problems: list[str] = []
+    problems = private_files.directory_problems(keys_dir, is_in_use=False)
+    if problems and not keys_dir.is_dir():
+        return problems
+    problems.clear()
     manifest: StoredKeyring | None = None
     try:
         manifest = decode_manifest(private_files.read_file(manifest_path, PROTECTED))
     except FileNotFoundError:
         pass
-    except NotADirectoryError:
-        return [f"{keys_dir} is not a directory"]
     except FileProblemError as err:
         problems.append(str(err))
     except ManifestError as err:
