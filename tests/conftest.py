@@ -24,9 +24,16 @@ from tests.support.server import (
     make_settings,
     running_server,
 )
+from token_server.logs import configure_logging
 from token_server.storage.engine import Store, open_store
 
 ENGINES = ("sqlite", "postgresql")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logging_as_in_production() -> None:
+    """Logs as a server writes them; a test that looks at them captures stderr."""
+    configure_logging("json", "info")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Grant `client_credentials` over HTTP (RFC 6749 §4.4)."""
 
 import jwt
-import pytest
 
 from tests.support.server import AUDIENCE, ISSUER, RunningServer
 
@@ -13,7 +12,7 @@ SERVICE = {
 
 
 async def test_machine_token_is_issued_and_verifies(server: RunningServer) -> None:
-    """A foreign verifier accepts the token with nothing but the published key (§4.4.3, RFC 9068)."""
+    """A foreign verifier accepts it with nothing but the published key (RFC 9068)."""
     await server.add_client("billing", **SERVICE)
     answer = await server.token("billing", grant_type="client_credentials")
     assert answer.status_code == 200
