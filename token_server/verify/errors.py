@@ -56,6 +56,7 @@ class TokenError(Exception):
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.add_note(f"reason: {reason}")  # for whoever reads a traceback; not part of `str()`
 
     @property
     def www_authenticate(self) -> str:

@@ -44,6 +44,9 @@ class VerificationKey:
     def __post_init__(self) -> None:
         if not self.kid:
             raise KeySetError("kid is missing or empty")
+        key: object = self.public_key
+        if not isinstance(key, RSAPublicKey):
+            raise KeySetError("not an RSA public key")
         numbers = self.public_key.public_numbers()
         problem = rsa_problem(numbers.n, numbers.e)
         if problem is not None:
