@@ -115,7 +115,7 @@ def add(cli: CliContext, /, *, as_json: bool, **registration: Any) -> None:
 @json_option
 @click.pass_obj
 def list_(cli: CliContext, *, after: str | None, limit: int, as_json: bool) -> None:
-    """List clients, in the order of their ids; never secrets."""
+    """List clients by id; never secrets."""
     found = run(cli, lambda runtime: clients.list_clients(runtime, after, limit))
     emit([client_json(each) for each in found], lambda: _table(found, limit), as_json=as_json)
 
@@ -125,7 +125,10 @@ def list_(cli: CliContext, *, after: str | None, limit: int, as_json: bool) -> N
 @json_option
 @click.pass_obj
 def show(cli: CliContext, *, client_id: str, as_json: bool) -> None:
-    """Show one client and the ids of its secrets; never the secrets."""
+    """Show one client; never its secrets.
+
+    Secrets are listed with id, label, expiry and last use.
+    """
     _print(run(cli, lambda runtime: clients.show_client(runtime, client_id)), as_json=as_json)
 
 
@@ -161,7 +164,9 @@ def rotate_secret(
     as_json: bool,
     **rotation: Any,
 ) -> None:
-    """Make one more secret and print it, once; the others go on working.
+    """Make a new secret, or revoke one.
+
+    The new secret is printed once; the others go on working unless --expire-others says else.
 
     \b
     Without an outage:
@@ -188,7 +193,10 @@ def rotate_secret(
 @json_option
 @click.pass_obj
 def disable(cli: CliContext, *, client_id: str, as_json: bool) -> None:
-    """Refuse a client and end all its sessions; `enable` undoes the first, not the second."""
+    """Refuse a client and end its sessions.
+
+    `enable` accepts the client again; its users have to log in again.
+    """
     _print(run(cli, lambda runtime: clients.disable_client(runtime, client_id)), as_json=as_json)
 
 
@@ -197,7 +205,10 @@ def disable(cli: CliContext, *, client_id: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def enable(cli: CliContext, *, client_id: str, as_json: bool) -> None:
-    """Accept a disabled client again, with the secrets that it had."""
+    """Accept a disabled client again.
+
+    It has the secrets that it had; its sessions stay ended.
+    """
     _print(run(cli, lambda runtime: clients.enable_client(runtime, client_id)), as_json=as_json)
 
 
@@ -207,9 +218,10 @@ def enable(cli: CliContext, *, client_id: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def delete(cli: CliContext, *, client_id: str, yes: bool, as_json: bool) -> None:
-    """Delete a client and its secrets and end all its sessions; asks first.
+    """Delete a client; asks first.
 
-    To try whether anybody misses it, `disable` it for a while before.
+    Its secrets stop working and all its sessions end. To try whether anybody misses it,
+    `disable` it for a while before.
     """
     if not yes:
         click.confirm(f"Delete client {client_id} and end all its sessions?", abort=True, err=True)

@@ -53,7 +53,7 @@ def add(cli: CliContext, *, email: str, name: str, password_stdin: bool, as_json
 @json_option
 @click.pass_obj
 def list_(cli: CliContext, *, after: str | None, limit: int, as_json: bool) -> None:
-    """List users, in the order of their ids."""
+    """List users by id."""
     found = run(cli, lambda runtime: users.list_users(runtime, after, limit))
     emit([user_json(each) for each in found], lambda: _table(found, limit), as_json=as_json)
 
@@ -73,7 +73,10 @@ def show(cli: CliContext, *, who: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def passwd(cli: CliContext, *, who: str, password_stdin: bool, as_json: bool) -> None:
-    """Set another password and end all of the user's sessions; asks for the password."""
+    """Set another password; asks for it.
+
+    All of the user's sessions end.
+    """
     if not password_stdin:  # before somebody types a password twice in vain
         run(cli, lambda runtime: users.show_user(runtime, who))
     password = read_secret("New password", from_stdin=password_stdin, confirm=True)
@@ -85,7 +88,7 @@ def passwd(cli: CliContext, *, who: str, password_stdin: bool, as_json: bool) ->
 @json_option
 @click.pass_obj
 def disable(cli: CliContext, *, who: str, as_json: bool) -> None:
-    """Refuse a user's logins and end all of the user's sessions."""
+    """Refuse a user's logins and end the sessions."""
     _print(run(cli, lambda runtime: users.disable_user(runtime, who)), as_json=as_json)
 
 
@@ -94,7 +97,10 @@ def disable(cli: CliContext, *, who: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def enable(cli: CliContext, *, who: str, as_json: bool) -> None:
-    """Let a disabled user log in again; ended sessions stay ended."""
+    """Let a disabled user log in again.
+
+    The password is the old one; ended sessions stay ended.
+    """
     _print(run(cli, lambda runtime: users.enable_user(runtime, who)), as_json=as_json)
 
 

@@ -17,7 +17,8 @@ EMAIL_MAX_LENGTH = 254
 NAME_MAX_LENGTH = 100
 URI_MAX_LENGTH = 512
 
-_CLIENT_ID = re.compile(r"[A-Za-z0-9._~-]{1,64}", re.ASCII)
+# Begins with a letter or digit: "..", "-x" and "~x" mean something to URLs, programs and shells.
+_CLIENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,63}", re.ASCII)
 _SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]{1,128}")
 _ABSOLUTE_URI = re.compile(
     r"[A-Za-z][A-Za-z0-9+.-]*:(?:[A-Za-z0-9._~:/?\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+", re.ASCII
@@ -76,7 +77,10 @@ def name_problem(text: str) -> str | None:
 def client_id_problem(text: str) -> str | None:
     """What is wrong with a client id. One form, so that it needs no escaping in URLs and logs."""
     if not _CLIENT_ID.fullmatch(text):
-        return "the client id must be 1 to 64 characters out of A-Z a-z 0-9 . _ ~ -"
+        return (
+            "the client id must be 1 to 64 characters out of A-Z a-z 0-9 . _ ~ -"
+            " and begin with a letter or digit"
+        )
     if text.lower().startswith(USER_ID_PREFIX):
         # `sub` of a machine token is the client id: it must never read as a user's.
         return f'the client id must not start with "{USER_ID_PREFIX}", which marks user ids'
