@@ -125,7 +125,10 @@ def test_rotation_prints_a_new_secret_and_can_end_the_others(command: Command) -
 
     assert is_well_formed("ts_", second["client_secret"])
     assert second["client_secret"] != first["client_secret"]
-    assert [each["expires_at"] for each in shown] == [second["created_at"] + 7 * 86400, None]
+    assert {each["secret_id"]: each["expires_at"] for each in shown} == {
+        first["secrets"][0]["secret_id"]: second["created_at"] + 7 * 86400,
+        second["secret_id"]: None,
+    }
     third = command.json("client", "rotate-secret", "billing", "--expire-others", "0")
     ends = {
         s["secret_id"]: s["expires_at"]
