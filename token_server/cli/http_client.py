@@ -1,0 +1,74 @@
+"""HTTP as the command line speaks it: one bounded request, no redirect, standard library only.
+
+A redirect is never followed: it would carry credentials, or trust, to another host.
+"""
+
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.message import Message
+from typing import IO
+
+from token_server.errors import OperatorError
+
+_TIMEOUT_S = 10
+_MAX_ANSWER_BYTES = 1024 * 1024
+_LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    status: int
+    body: bytes = field(repr=False)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(  # noqa: PLR0913, PLR0917 - urllib's shape
+        self,
+        req: urllib.request.Request,  # noqa: ARG002
+        fp: IO[bytes],  # noqa: ARG002
+        code: int,  # noqa: ARG002
+        msg: str,  # noqa: ARG002
+        headers: Message,  # noqa: ARG002
+        newurl: str,  # noqa: ARG002
+    ) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
+def request(
+    url: str, *, form: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+) -> HttpAnswer:
+    """GET the URL, or POST the form to it; any status is an answer.
+
+    Raises OperatorError when the URL is no https (http on loopback) one, nobody answers, or the
+    answer is beyond 1 MiB.
+    """
+    parts = urllib.parse.urlsplit(url)
+    is_loopback = parts.hostname in _LOOPBACK_HOSTS
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback):
+        raise OperatorError(f"{url} is neither https nor http on this machine.", exit_code=2)
+    data = None if form is None else urllib.parse.urlencode(form).encode("ascii")
+    outgoing = urllib.request.Request(url, data=data, headers=dict(headers or {}))  # noqa: S310
+    try:
+        with _OPENER.open(outgoing, timeout=_TIMEOUT_S) as answer:
+            return _read(url, answer.status, answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return _read(url, error.code, error)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise OperatorError(
+            f"{url} did not answer ({reason}). Is the server running?", exit_code=5
+        ) from None
+
+
+def _read(url: str, status: int, body: IO[bytes]) -> HttpAnswer:
+    content = body.read(_MAX_ANSWER_BYTES + 1)
+    if len(content) > _MAX_ANSWER_BYTES:
+        raise OperatorError(f"The answer of {url} is larger than {_MAX_ANSWER_BYTES} bytes.")
+    return HttpAnswer(status, content)
