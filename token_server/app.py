@@ -5,7 +5,6 @@ its path here. Litestar's own logging, OpenAPI pages and form parsing are off (d
 """
 
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Any
 
 from litestar import Litestar, Request, Response
@@ -13,14 +12,14 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import ASGIApp
 
-from token_server.errors import InvalidRequestError, UnavailableError
+from token_server.errors import UnavailableError
 from token_server.logs import get_logger
 from token_server.runtime import Runtime
 from token_server.web import answers
 from token_server.web.edge import Edge
 from token_server.web.forms import MAX_BODY_BYTES
 from token_server.web.oauth import token_handler
-from token_server.web.requests import REQUEST_ID_KEY
+from token_server.web.requests import request_id
 from token_server.web.well_known import well_known_handlers
 
 _log = get_logger(__name__)
@@ -39,21 +38,13 @@ def create_app(runtime: Runtime, more_handlers: Sequence[ASGIRouteHandler] = ())
 
 
 def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    status = error.status_code
-    if request.scope["path"].startswith("/oauth2/"):
-        shown = InvalidRequestError("http_error", "There is no such endpoint or method here.")
-        answer = answers.oauth_error_answer(shown, status)
-    else:
-        code = HTTPStatus(status).name.lower()
-        answer = answers.problem_answer(status, code)
-    return _response(answer)
+    return _response(answers.http_error_answer(request.scope["path"], error.status_code))
 
 
 def _unexpected_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     path = request.scope["path"]
     if not isinstance(error, UnavailableError):
-        request_id = str(request.scope.get(REQUEST_ID_KEY, ""))
-        _log.error("request_failed", request_id=request_id, exc_info=error)
+        _log.error("request_failed", request_id=request_id(request.scope), exc_info=error)
     return _response(answers.failure_answer(path, error))
 
 

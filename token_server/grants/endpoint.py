@@ -57,13 +57,7 @@ async def exchange(runtime: Runtime, request: Exchange) -> TokenResponse:
         response, outcome = await _run_phases(runtime, request)
     except OAuthError as error:
         outcome = error.error
-        _log.info(
-            "token_request_refused",
-            grant_type=label,
-            error=error.error,
-            reason=error.reason,
-            request_id=request.context.request_id,
-        )
+        _log_refusal(label, error, request.context.request_id)
         raise
     except UnavailableError as error:
         outcome = "throttled" if error.is_throttled else "unavailable"
@@ -75,6 +69,22 @@ async def exchange(runtime: Runtime, request: Exchange) -> TokenResponse:
     finally:
         runtime.metrics.token_requests(label, outcome)
         runtime.metrics.token_request_duration(label, runtime.clock.monotonic() - started)
+
+
+def note_unreadable(runtime: Runtime, error: OAuthError, request_id: str) -> None:
+    """Count and log a request that was refused before it could become an Exchange."""
+    runtime.metrics.token_requests("unknown", error.error)
+    _log_refusal("unknown", error, request_id)
+
+
+def _log_refusal(grant_type: str, error: OAuthError, request_id: str) -> None:
+    _log.info(
+        "token_request_refused",
+        grant_type=grant_type,
+        error=error.error,
+        reason=error.reason,
+        request_id=request_id,
+    )
 
 
 async def _run_phases(runtime: Runtime, request: Exchange) -> tuple[TokenResponse, str]:

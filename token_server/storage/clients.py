@@ -103,10 +103,9 @@ _STAMP = (
 
 async def find_client(conn: AsyncConnection, client_id: str) -> Client | None:
     row = (await conn.execute(_FIND, {"client_id": client_id})).one_or_none()
-    if row is None:
-        return None
+    # Asked for in any case: one statement less would tell strangers that there is no such client.
     secrets = await _secrets_of(conn, [client_id])
-    return _client_of(row, secrets.get(client_id, []))
+    return None if row is None else _client_of(row, secrets.get(client_id, []))
 
 
 async def list_clients(conn: AsyncConnection, after: str | None, limit: int) -> list[Client]:

@@ -12,7 +12,7 @@ import msgspec
 from litestar.types import Send
 
 from token_server.core.scope import format_scope
-from token_server.errors import OAuthError, UnavailableError
+from token_server.errors import InvalidRequestError, OAuthError, UnavailableError
 from token_server.services.issuing import TokenResponse
 
 _JSON = b"application/json"
@@ -21,6 +21,16 @@ NO_STORE = (b"cache-control", b"no-store")
 _PRAGMA = (b"pragma", b"no-cache")  # RFC 6749 §5.1 asks for both
 # A 401 names the scheme to use (RFC 6749 §5.2); sent whatever scheme was tried.
 _CHALLENGE = (b"www-authenticate", b'Basic realm="token-server", charset="UTF-8"')
+
+# Not from HTTPStatus: its names change between versions of Python.
+_HTTP_ERROR_CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "content_too_large",
+    414: "uri_too_long",
+}
+_WITHOUT_CONTENT = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)  # RFC 9110 §8.6
 
 _encode = msgspec.json.Encoder().encode
 
@@ -36,11 +46,10 @@ class Answer:
 
 async def send_answer(send: Send, answer: Answer, *, without_body: bool = False) -> None:
     """`without_body` answers a HEAD: the headers of the GET, and nothing else."""
-    length = (b"content-length", b"%d" % len(answer.body))
-    headers = (
-        answer.headers if answer.status == HTTPStatus.NOT_MODIFIED else (*answer.headers, length)
-    )
-    await send({"type": "http.response.start", "status": answer.status, "headers": list(headers)})
+    headers = list(answer.headers)
+    if answer.status not in _WITHOUT_CONTENT:
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     body = b"" if without_body else answer.body
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -102,12 +111,25 @@ def problem_unavailable_answer(error: UnavailableError) -> Answer:
     return problem_answer(status, "temporarily_unavailable", (_retry_after(error),))
 
 
+def http_error_answer(path: str, status: int) -> Answer:
+    """For a request that reached no handler: no such path, or not even a readable target."""
+    if _is_oauth(path):
+        is_unknown = status == HTTPStatus.NOT_FOUND
+        description = "There is no such endpoint." if is_unknown else None
+        return oauth_error_answer(InvalidRequestError("http_error", description), status)
+    return problem_answer(status, _HTTP_ERROR_CODES.get(status, "request_refused"))
+
+
 def failure_answer(path: str, error: Exception) -> Answer:
     """For what no handler answered: "not now", or a failure of ours without any detail."""
-    is_oauth = path.startswith("/oauth2/")
+    is_oauth = _is_oauth(path)
     if isinstance(error, UnavailableError):
         return oauth_unavailable_answer(error) if is_oauth else problem_unavailable_answer(error)
     return oauth_server_error_answer() if is_oauth else problem_answer(500, "server_error")
+
+
+def _is_oauth(path: str) -> bool:
+    return path == "/oauth2" or path.startswith("/oauth2/")
 
 
 def _retry_after(error: UnavailableError) -> tuple[bytes, bytes]:

@@ -6,7 +6,7 @@ Wraps the whole application, so that what Litestar answers by itself gets the sa
 import base64
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from token_server.errors import UnavailableError
 from token_server.logs import get_logger
@@ -23,6 +23,9 @@ _SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"cross-origin"),
 )
+# Beyond any path and method of ours; Litestar's cache of routes would keep the methods.
+_MAX_PATH_LENGTH = 2048
+_MAX_METHOD_LENGTH = 32
 _HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
@@ -53,7 +56,11 @@ class Edge:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_headers)
+            if _is_oversized(scope):
+                too_long = answers.http_error_answer(scope["path"], 414)
+                await answers.send_answer(send_with_headers, too_long)
+            else:
+                await self._app(scope, receive, send_with_headers)
         except Exception as error:  # noqa: BLE001 - the last place that can answer instead of dying
             if not isinstance(error, UnavailableError):
                 _log.exception("request_failed", request_id=request_id)
@@ -62,14 +69,21 @@ class Edge:
                     send_with_headers, answers.failure_answer(scope["path"], error)
                 )
         finally:
+            # The route as it is written in the code: paths as sent would be labels without end.
+            route = scope.get("path_template") or "unmatched"
+            self._runtime.metrics.http_requests(route, status)
             elapsed_s = self._runtime.clock.monotonic() - started
             _log.debug(
                 "request_answered",
-                method=scope["method"],
+                route=route,
                 status=status,
                 duration_ms=round(elapsed_s * 1000, 3),
                 request_id=request_id,
             )
+
+
+def _is_oversized(scope: HTTPScope) -> bool:
+    return len(scope["path"]) > _MAX_PATH_LENGTH or len(scope["method"]) > _MAX_METHOD_LENGTH
 
 
 def _request_id(runtime: Runtime) -> str:

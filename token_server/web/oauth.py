@@ -15,11 +15,11 @@ from token_server.errors import (
     OAuthError,
     UnavailableError,
 )
-from token_server.grants.endpoint import Exchange, exchange
+from token_server.grants.endpoint import Exchange, exchange, note_unreadable
 from token_server.runtime import Runtime
 from token_server.web import answers
 from token_server.web.forms import check_form_media_type, parse_form, read_body
-from token_server.web.requests import header_values, request_context
+from token_server.web.requests import header_values, request_context, request_id
 
 
 def token_handler(runtime: Runtime) -> ASGIRouteHandler:
@@ -30,7 +30,8 @@ def token_handler(runtime: Runtime) -> ASGIRouteHandler:
         if scope["type"] != ScopeType.HTTP:
             return
         try:
-            answer = await _answer(runtime, scope, receive)
+            request = await _read_request(runtime, scope, receive)
+            answer = answers.token_answer(await exchange(runtime, request))
         except OAuthError as error:
             answer = answers.oauth_error_answer(error)
         except UnavailableError as error:
@@ -40,7 +41,21 @@ def token_handler(runtime: Runtime) -> ASGIRouteHandler:
     return token
 
 
-async def _answer(runtime: Runtime, scope: HTTPScope, receive: Receive) -> answers.Answer:
+async def _read_request(runtime: Runtime, scope: HTTPScope, receive: Receive) -> Exchange:
+    try:
+        form = await _read_form(scope, receive)
+    except OAuthError as error:
+        note_unreadable(runtime, error, request_id(scope))
+        raise
+    return Exchange(
+        authorization=header_values(scope, b"authorization"),
+        form=form,
+        # After the body: its sender decides how long that takes, and must not choose the instant.
+        context=request_context(runtime, scope),
+    )
+
+
+async def _read_form(scope: HTTPScope, receive: Receive) -> dict[str, str]:
     if scope["method"] != "POST":
         raise MethodNotAllowedError("method_not_post")
     if scope["query_string"]:
@@ -49,10 +64,4 @@ async def _answer(runtime: Runtime, scope: HTTPScope, receive: Receive) -> answe
             "query_string_present", "Parameters belong in the body, not in the query string."
         )
     check_form_media_type(header_values(scope, b"content-type"))
-    body = await read_body(receive, header_values(scope, b"content-length"))
-    request = Exchange(
-        authorization=header_values(scope, b"authorization"),
-        form=parse_form(body),
-        context=request_context(runtime, scope),
-    )
-    return answers.token_answer(await exchange(runtime, request))
+    return parse_form(await read_body(receive, header_values(scope, b"content-length")))

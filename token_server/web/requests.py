@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Sequence
 
-from litestar.types import HTTPScope
+from litestar.types import HTTPScope, Scope
 
 from token_server.config import IPNetwork
 from token_server.runtime import Runtime
@@ -19,12 +19,16 @@ def header_values(scope: HTTPScope, name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
+def request_id(scope: Scope) -> str:
+    return str(scope.get(REQUEST_ID_KEY, ""))
+
+
 def request_context(runtime: Runtime, scope: HTTPScope) -> RequestContext:
     """The context for services; the instant is read here, once."""
     agents = header_values(scope, b"user-agent")
     return RequestContext(
         now=runtime.clock.now(),
-        request_id=str(scope.get(REQUEST_ID_KEY, "")),
+        request_id=request_id(scope),
         ip_address=client_address(scope, runtime.settings.trusted_proxies),
         user_agent=_printable(agents[0]) if agents else None,
     )
@@ -60,8 +64,9 @@ def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address |
         address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
+    if isinstance(address, ipaddress.IPv6Address):
+        # Without its zone: whatever text follows a `%` would be part of the address.
+        return address.ipv4_mapped or ipaddress.IPv6Address(int(address))
     return address
 
 
