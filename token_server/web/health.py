@@ -5,6 +5,7 @@ management port lists the checks. HEAD works, other methods are 405 with Allow (
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import msgspec
 from litestar import asgi
@@ -21,9 +22,10 @@ _log = get_logger(__name__)
 
 _ALLOW = (b"allow", b"GET, HEAD")
 _JSON = (b"content-type", b"application/json")
-_NOSNIFF = (b"x-content-type-options", b"nosniff")
+_NOSNIFF = (b"x-content-type-options", b"nosniff")  # on the public port web/edge.py adds it
 _encode = msgspec.json.Encoder().encode
 
+Headers = tuple[tuple[bytes, bytes], ...]
 Endpoint = Callable[[HTTPScope], Awaitable[Answer]]
 
 
@@ -46,8 +48,7 @@ def create_management_app(runtime: Runtime, readiness: Readiness) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI's shape
         if scope["type"] != ScopeType.HTTP:
             return
-        endpoint = endpoints.get(scope["path"])
-        await _serve(endpoint or _not_found, scope, send)
+        await _serve(endpoints.get(scope["path"], _not_found), scope, send, (_NOSNIFF,))
 
     return app
 
@@ -61,7 +62,9 @@ def _handler(path: str, endpoint: Endpoint) -> ASGIRouteHandler:
     return health
 
 
-async def _serve(endpoint: Endpoint, scope: HTTPScope, send: Send) -> None:
+async def _serve(
+    endpoint: Endpoint, scope: HTTPScope, send: Send, more_headers: Headers = ()
+) -> None:
     if scope["method"] not in ("GET", "HEAD"):
         answer = problem_answer(405, "method_not_allowed", (_ALLOW,))
     else:
@@ -70,6 +73,7 @@ async def _serve(endpoint: Endpoint, scope: HTTPScope, send: Send) -> None:
         except Exception:  # noqa: BLE001 - the last place that can answer
             _log.exception("request_failed")
             answer = problem_answer(500, "server_error")
+    answer = replace(answer, headers=(*answer.headers, *more_headers))
     await send_answer(send, answer, without_body=scope["method"] == "HEAD")
 
 
@@ -100,7 +104,7 @@ def _metrics_endpoint(runtime: Runtime, readiness: Readiness) -> Endpoint:
     async def metrics(_scope: HTTPScope) -> Answer:
         readiness.update_gauges()
         body, content_type = runtime.metrics.render()
-        headers = ((b"content-type", content_type.encode("ascii")), NO_STORE, _NOSNIFF)
+        headers = ((b"content-type", content_type.encode("ascii")), NO_STORE)
         return Answer(200, headers, body)
 
     return metrics
@@ -111,4 +115,4 @@ def _is_verbose(scope: HTTPScope) -> bool:
 
 
 def _status_answer(status: int, body: dict[str, object] | dict[str, str]) -> Answer:
-    return Answer(status, (_JSON, NO_STORE, _NOSNIFF), _encode(body))
+    return Answer(status, (_JSON, NO_STORE), _encode(body))

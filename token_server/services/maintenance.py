@@ -1,0 +1,189 @@
+"""What an operator does to the database as a whole: upgrade, inspect, back up, prune, restore.
+
+Opens the store itself where a whole runtime would already have changed something (opening one
+upgrades the schema). Pruning goes in small batches with pauses between, so that a busy server
+never waits long for its turn to write.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from token_server.config import Settings
+from token_server.config_values import hide_password
+from token_server.errors import OperatorError
+from token_server.records import AuditEvent, AuditEventType
+from token_server.runtime import Clock, Runtime
+from token_server.storage import audit, backup, families, meta, migrations
+from token_server.storage.database_url import SqliteAddress, parse_database_url
+from token_server.storage.engine import Store, open_store
+from token_server.storage.inspection import describe_database
+
+BATCH = 500
+PAUSE_S = 0.05
+# Expired sessions stay this long: tokens of theirs may live for a day, and people ask questions.
+FAMILY_MARGIN_S = 7 * 86400
+FOLLOW_INTERVAL_S = 1.0
+FOLLOW_OVERLAP = 200  # on PostgreSQL a lower id may become visible after a higher one
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseStatus:
+    """`revision` is None for a database without our tables."""
+
+    database: str
+    exists: bool
+    version: str | None
+    revision: str | None
+    head: str
+    is_current: bool
+    upgraded_at: int | None
+    size_bytes: int | None
+    epoch: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One stored event; ids grow."""
+
+    id: int
+    event: AuditEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    sessions: int
+    audit_events: int
+
+
+async def database_status(settings: Settings, clock: Clock) -> DatabaseStatus:
+    """Looks without changing anything; a SQLite file that is not there is not made."""
+    shown = hide_password(settings.database_url.reveal())
+    if missing_file(settings) is not None:
+        return DatabaseStatus(shown, False, None, None, migrations.HEAD, False, None, None, None)
+    async with _opened(settings, clock) as store:
+        status = await migrations.schema_status(store)
+        async with store.read() as connection:
+            facts = await describe_database(connection)
+            epoch = (
+                None if status.current is None else int(await meta.get(connection, meta.EPOCH) or 0)
+            )
+    return DatabaseStatus(
+        database=shown,
+        exists=True,
+        version=facts.version,
+        revision=status.current,
+        head=status.head,
+        is_current=status.is_current,
+        upgraded_at=status.upgraded_at,
+        size_bytes=facts.size_bytes,
+        epoch=epoch,
+    )
+
+
+async def upgrade_database(settings: Settings, clock: Clock) -> bool:
+    """Bring the schema to this release's; True when there was something to do."""
+    async with _opened(settings, clock) as store:
+        if not await migrations.upgrade(store):
+            return False
+        event = _event(AuditEventType.DATABASE_UPGRADED, clock.now(), revision=migrations.HEAD)
+        async with store.write() as connection:
+            await audit.insert_events(connection, [event])
+    return True
+
+
+async def back_up_database(settings: Settings, clock: Clock, target: Path) -> None:
+    """A consistent copy of a SQLite database while it is in use; PostgreSQL has pg_dump."""
+    path = missing_file(settings)
+    if path is not None:
+        raise OperatorError(f"There is no database at {path}.", exit_code=3)
+    async with _opened(settings, clock) as store:
+        await backup.backup(store, target)
+
+
+async def mark_restored(runtime: Runtime) -> int:
+    """Ends every session after a restored backup, whose old refresh tokens would be current
+    again; the new epoch. Servers that run must be restarted to know it."""
+    now = runtime.clock.now()
+    async with runtime.store.write() as connection:
+        epoch = await meta.restore_epoch(connection)
+        event = _event(AuditEventType.DATABASE_RESTORED, now, epoch=epoch)
+        await audit.insert_events(connection, [event])
+    runtime.audit.log(event)
+    return epoch
+
+
+async def prune_database(runtime: Runtime, audit_older_than_s: int | None) -> Pruned:
+    """Delete sessions that ended long ago, and audit events if an age is given."""
+    now = runtime.clock.now()
+    sessions = await _prune(runtime, "sessions", now - FAMILY_MARGIN_S)
+    events = 0
+    if audit_older_than_s is not None:
+        events = await _prune(runtime, "audit_events", now - audit_older_than_s)
+    event = _event(AuditEventType.DATABASE_PRUNED, now, sessions=sessions, audit_events=events)
+    async with runtime.store.write() as connection:
+        await audit.insert_events(connection, [event])
+    runtime.audit.log(event)
+    return Pruned(sessions, events)
+
+
+async def latest_audit_events(runtime: Runtime, limit: int) -> list[AuditRow]:
+    """The newest `limit` events, the oldest of them first."""
+    async with runtime.store.read() as connection:
+        found = await audit.latest_events(connection, limit)
+    return [AuditRow(stored.id, stored.event) for stored in found]
+
+
+async def follow_audit_events(runtime: Runtime, seen: list[AuditRow]) -> AsyncIterator[AuditRow]:
+    """Every event beyond `seen` (the newest FOLLOW_OVERLAP or more), as it comes; never ends."""
+    known = {stored.id for stored in seen}
+    newest = max(known, default=0)
+    while True:
+        after = max(0, newest - FOLLOW_OVERLAP)
+        async with runtime.store.read() as connection:
+            found = await audit.list_events(connection, after, 2 * FOLLOW_OVERLAP)
+        fresh = [stored for stored in found if stored.id not in known]
+        for stored in fresh:
+            yield AuditRow(stored.id, stored.event)
+        known = {stored.id for stored in found}
+        newest = max(known, default=newest)
+        if len(fresh) < FOLLOW_OVERLAP:
+            await asyncio.sleep(FOLLOW_INTERVAL_S)
+
+
+def missing_file(settings: Settings) -> Path | None:
+    """The path of a SQLite database that does not exist yet."""
+    address = parse_database_url(settings.database_url.reveal())
+    if isinstance(address, SqliteAddress) and not address.path.exists():
+        return address.path
+    return None
+
+
+async def _prune(runtime: Runtime, kind: Literal["sessions", "audit_events"], before: int) -> int:
+    total = 0
+    while True:
+        async with runtime.store.write() as connection:
+            if kind == "sessions":
+                count = await families.prune_families(connection, before, BATCH)
+            else:
+                count = await audit.prune_events(connection, before, BATCH)
+        total += count
+        if count < BATCH:
+            return total
+        await asyncio.sleep(PAUSE_S)
+
+
+@asynccontextmanager
+async def _opened(settings: Settings, clock: Clock) -> AsyncIterator[Store]:
+    store = await open_store(settings.database_url.reveal(), now=clock.now)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _event(event: AuditEventType, at: int, **details: str | int) -> AuditEvent:
+    return AuditEvent(event=event, at=at, actor="operator", details=details)
