@@ -233,11 +233,15 @@ async def test_reader_follows_a_change_made_while_it_reads(
         nonlocal is_changed
         if path.suffix == ".pem" and not is_changed:
             is_changed = True
-            asyncio.run(open_store(keys_dir).replace(second, 1))
+            changed = open_store(keys_dir)._replace(second, second.generation - 1)
+            assert changed
         return real(path, rule)
 
     monkeypatch.setattr(private_files, "read_file", read_file)
     assert await open_store(keys_dir).load() == second
+    is_changed = False
+    second = replace(second, generation=3, keys=first.keys[1:])
+    assert directory_problems(keys_dir) == []
 
 
 def test_reading_takes_no_lock(keys_dir: Path) -> None:

@@ -23,6 +23,14 @@ def names(keys_dir: Path) -> set[str]:
     return {path.name for path in keys_dir.iterdir()}
 
 
+def contents(keys_dir: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in keys_dir.iterdir()}
+
+
+def pems(keys_dir: Path) -> list[Path]:
+    return sorted(keys_dir.glob("*.pem"))
+
+
 def whole_names(keyring: StoredKeyring) -> set[str]:
     """What lies in a directory that holds this keyring and nothing else."""
     return {".lock", "keyring.json"} | {f"{stored.key.kid}.pem" for stored in keyring.keys}

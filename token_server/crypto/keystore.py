@@ -195,11 +195,20 @@ def _read_private_halves(
 def directory_problems(keys_dir: Path) -> list[str]:
     """Everything that is wrong with the files of a key directory, as far as it shows without the
     master key: owners, modes, links, damage. Empty before the first start. Reads only."""
+    problems: list[str] = []
+    for _ in range(_READ_ATTEMPTS):  # a missing file may be a change that goes on meanwhile
+        problems, is_missing = _examine(keys_dir)
+        if not is_missing:
+            break
+    return problems
+
+
+def _examine(keys_dir: Path) -> tuple[list[str], bool]:
+    """The problems, and whether one of them is a private half that is not there."""
     manifest_path = keys_dir / MANIFEST_NAME
-    problems = private_files.directory_problems(keys_dir, is_in_use=False)
-    if problems and not keys_dir.is_dir():
-        return problems
-    problems.clear()
+    if keys_dir.exists() and not keys_dir.is_dir():
+        return private_files.directory_problems(keys_dir, is_in_use=False), False
+    problems: list[str] = []
     manifest: StoredKeyring | None = None
     try:
         manifest = decode_manifest(private_files.read_file(manifest_path, PROTECTED))
@@ -219,10 +228,11 @@ def directory_problems(keys_dir: Path) -> list[str]:
         except FileProblemError as err:
             problems.append(str(err))
     if manifest is not None:
-        problems += _read_private_halves(keys_dir, manifest)[1]
-    elif not problems and _has_lost_manifest(keys_dir):
+        _, damaged, is_missing = _read_private_halves(keys_dir, manifest)
+        return problems + damaged, is_missing
+    if not problems and _has_lost_manifest(keys_dir):
         problems.append(lost_manifest(keys_dir))
-    return problems
+    return problems, False
 
 
 def _has_lost_manifest(keys_dir: Path) -> bool:
