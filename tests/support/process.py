@@ -153,7 +153,7 @@ def running_processes(
     try:
         for number in range(count):
             server = start_server(installation, mode, name=f"server-{number}")
-            servers.append(server)  # noqa: PERF401 - those before a start that fails are killed
+            servers.append(server)
         yield servers
     except BaseException:
         for server in servers:

@@ -1,0 +1,96 @@
+"""npm `jose`, unmodified: createRemoteJWKSet and jwtVerify in a real Node.js (RFC 9068 §4)."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.interop.conftest import AUDIENCE, CONFIDENTIAL, Service
+
+SOURCE = Path(__file__).parent / "node"
+NPM = shutil.which("npm")
+
+
+@pytest.fixture(scope="session")
+def node_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The locked dependencies, installed as any Node.js project installs them."""
+    if NPM is None or shutil.which("node") is None:
+        pytest.skip("npm is not installed: the interop run with jose needs Node.js 20 and npm")
+    directory = tmp_path_factory.mktemp("node")
+    for name in ("package.json", "package-lock.json", "verify.mjs"):
+        shutil.copyfile(SOURCE / name, directory / name)
+    _run(directory, NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def outcomes(service: Service, node_project: Path) -> dict[str, Any]:
+    """What jose says of a good token and of three that it must refuse."""
+    form = {"grant_type": "client_credentials"}
+    auth = (CONFIDENTIAL, service.client_secret)
+    answer = requests.post(service.token_url, data=form, auth=auth, timeout=30)
+    token = answer.json()["access_token"]
+    good = {"token": token, "audience": AUDIENCE, "typ": "at+jwt"}
+    middle = len(token) - 100  # inside the signature
+    other = "A" if token[middle] != "A" else "B"
+    changed = token[:middle] + other + token[middle + 1 :]
+    checks = {
+        "good": good,
+        "changed": {**good, "token": changed},
+        "other audience": {**good, "audience": "https://stock.example"},
+        "other type": {**good, "typ": "secevent+jwt"},
+    }
+    question = {"jwks_uri": service.jwks_uri, "issuer": service.issuer, "checks": checks}
+    printed = _run(node_project, "node", "verify.mjs", stdin=json.dumps(question))
+    return dict(json.loads(printed))
+
+
+def test_jose_accepts_a_machine_token(outcomes: dict[str, Any]) -> None:
+    """All required claims are there, under the media type of access tokens (RFC 9068 §2.1)."""
+    claims, header = outcomes["good"]["claims"], outcomes["good"]["header"]
+    assert claims["client_id"] == CONFIDENTIAL
+    assert claims["aud"] == AUDIENCE
+    assert (header["alg"], header["typ"]) == ("RS256", "at+jwt")
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("changed", "ERR_JWS_SIGNATURE_VERIFICATION_FAILED"),
+        ("other audience", "ERR_JWT_CLAIM_VALIDATION_FAILED"),
+        ("other type", "ERR_JWT_CLAIM_VALIDATION_FAILED"),
+    ],
+)
+def test_jose_refuses(outcomes: dict[str, Any], name: str, code: str) -> None:
+    """The checks that jose makes hold with our key set and claims (RFC 9068 §4)."""
+    assert outcomes[name] == {"refused": code}
+
+
+def test_lock_file_names_no_registry() -> None:
+    """The lock pins content by its digest and leaves the registry to whoever installs."""
+    lock = json.loads((SOURCE / "package-lock.json").read_text("utf-8"))
+    packages = [entry for path, entry in lock["packages"].items() if path]
+    assert packages
+    assert all(entry["integrity"].startswith("sha512-") for entry in packages)
+    assert not any("resolved" in entry for entry in packages)
+
+
+def _run(directory: Path, *command: str, stdin: str = "") -> str:
+    environ = {**os.environ, "npm_config_update_notifier": "false"}
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        env=environ,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
