@@ -108,7 +108,7 @@ class DirectoryKeyStore:
                     self._remove_leftovers(self._read_manifest())
                 raise OperatorError(
                     f"{self._directory} cannot be written ({err.strerror}): the keyring is "
-                    "unchanged; make room or mend the file system, then try again"
+                    "whole, as before or as asked; make room or mend the file system, and try again"
                 ) from None
         return True
 
