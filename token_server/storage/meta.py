@@ -55,18 +55,22 @@ async def restore_epoch(conn: AsyncConnection) -> int:
 
 
 async def _skip_to_fresh_list(conn: AsyncConnection) -> None:
-    """The next `seq` becomes the next multiple of the list's size above every one ever given."""
+    """The next `seq` becomes the next multiple of the list's size above every one ever given.
+
+    What is stored is the number before it, as given: PostgreSQL forgets a start value that no
+    row has used yet, and would go back behind rows that were pruned.
+    """
     if conn.dialect.name == "postgresql":
         last = await conn.execute(text(_LAST_POSTGRES_SEQ))
-        start = {"start": _next_list(int(last.scalar_one()))}
+        previous = {"previous": _last_of_list(int(last.scalar_one()))}
         await conn.execute(
-            text("SELECT setval(pg_get_serial_sequence('families', 'seq'), :start, false)"), start
+            text("SELECT setval(pg_get_serial_sequence('families', 'seq'), :previous)"), previous
         )
         return
     last = await conn.execute(
         text("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'families'), 0)")
     )
-    previous = {"previous": _next_list(int(last.scalar_one())) - 1}
+    previous = {"previous": _last_of_list(int(last.scalar_one()))}
     changed = await conn.execute(
         text("UPDATE sqlite_sequence SET seq = :previous WHERE name = 'families'"), previous
     )
@@ -76,5 +80,6 @@ async def _skip_to_fresh_list(conn: AsyncConnection) -> None:
         )
 
 
-def _next_list(seq: int) -> int:
-    return (seq // _LIST_SIZE + 1) * _LIST_SIZE
+def _last_of_list(seq: int) -> int:
+    """The number before the first multiple of the list's size above `seq`."""
+    return (seq + 1 + _LIST_SIZE - 1) // _LIST_SIZE * _LIST_SIZE - 1
