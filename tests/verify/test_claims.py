@@ -56,7 +56,6 @@ def test_claims_cannot_be_changed() -> None:
         claims.subject = "admin"  # type: ignore[misc]  # that is the point
     with pytest.raises(TypeError):
         claims.extra["tenant"] = "b"  # type: ignore[index]  # that is the point
-    assert hash(claims) == hash(forge.verifier().verify_sync(forge.token(tenant="a")))
 
 
 INSTANTS: dict[str, str | None] = {

@@ -9,12 +9,7 @@ from typing import NamedTuple
 
 from token_server.verify.errors import Reason, TokenError
 from token_server.verify.keys import StaticKeySet, VerificationKey
-from token_server.verify.strict import (
-    JsonObject,
-    StrictnessError,
-    decode_base64url,
-    decode_object,
-)
+from token_server.verify.strict import JsonObject, decode_base64url, decode_object
 
 ALG = "RS256"  # the one algorithm; never read from a token (RFC 8725 3.1)
 
@@ -29,17 +24,20 @@ _REFUSED_MEMBERS = frozenset(
 )
 
 
-class Compact(NamedTuple):
-    """A token taken apart; nothing in it is to be believed before the signature is."""
+class Segments(NamedTuple):
+    """The three parts of a token, still encoded."""
 
-    header: JsonObject
+    header: bytes
     payload: bytes
-    signing_input: bytes
     signature: bytes
 
+    @property
+    def signing_input(self) -> bytes:
+        return self.header + b"." + self.payload
 
-def read_compact(token: object, max_bytes: int) -> Compact:
-    """Take a JWS in compact form apart (RFC 7515 7.1); raises TokenError."""
+
+def split_token(token: object, max_bytes: int) -> Segments:
+    """Take a JWS in compact form apart (RFC 7515 7.1), bounded; raises TokenError."""
     if not isinstance(token, str):
         raise TokenError(Reason.NOT_TEXT)
     if len(token) > max_bytes:
@@ -53,16 +51,12 @@ def read_compact(token: object, max_bytes: int) -> Compact:
     header, payload, signature = parts
     if len(header) > _MAX_HEADER_CHARACTERS:
         raise TokenError(Reason.TOO_LARGE)
-    try:
-        return Compact(
-            header=decode_object(decode_base64url(header)),
-            payload=decode_base64url(payload),
-            signing_input=header + b"." + payload,
-            signature=decode_base64url(signature),
-        )
-    except StrictnessError as error:
-        reason = error.reason
-    raise TokenError(reason)
+    return Segments(header, payload, signature)
+
+
+def decode_segment(segment: bytes) -> JsonObject:
+    """Header or claims as one strict JSON object; raises StrictnessError."""
+    return decode_object(decode_base64url(segment))
 
 
 def check_header(header: JsonObject) -> None:
@@ -85,20 +79,30 @@ def check_typ(header: JsonObject, media_types: frozenset[str]) -> None:
         raise TokenError(Reason.TYP_REFUSED)
 
 
-def find_key(header: JsonObject, keys: StaticKeySet, *, allow_missing_kid: bool) -> VerificationKey:
-    """The one key that the header names: a dictionary look-up, never a trial of several keys."""
+def read_kid(header: JsonObject) -> str | None:
+    """The `kid`, None when the header has none; raises TokenError for another type."""
     if "kid" not in header:
+        return None
+    kid = header["kid"]
+    if not isinstance(kid, str):
+        raise TokenError(Reason.KID_UNKNOWN)
+    return kid
+
+
+def find_key(kid: str | None, keys: StaticKeySet, *, allow_missing_kid: bool) -> VerificationKey:
+    """The one key that is meant: a dictionary look-up, never a trial of several keys."""
+    if kid is None:
         only = keys.only_key if allow_missing_kid else None
         if only is None:
             raise TokenError(Reason.KID_MISSING)
         return only
-    kid = header["kid"]
-    key = keys.find(kid) if isinstance(kid, str) else None
+    key = keys.find(kid)
     if key is None:
         raise TokenError(Reason.KID_UNKNOWN)
     return key
 
 
-def check_signature(compact: Compact, key: VerificationKey) -> None:
-    if not key.is_signed(compact.signing_input, compact.signature):
+def check_signature(segments: Segments, key: VerificationKey) -> None:
+    """RFC 7515 5.2. Raises TokenError; StrictnessError when the signature is not base64url."""
+    if not key.is_signed(segments.signing_input, decode_base64url(segments.signature)):
         raise TokenError(Reason.SIGNATURE_WRONG)
