@@ -1,10 +1,8 @@
 """Audience by resource indicator (RFC 8707)."""
 
-from dataclasses import replace
-
 import pytest
 
-from tests.support.records import CLIENT
+from tests.support.records import new_client
 from token_server.core.audience import choose_audience, default_audience, parse_resource
 from token_server.errors import InvalidTargetError
 
@@ -41,7 +39,9 @@ def test_foreign_resource_is_an_invalid_target() -> None:
 
 def test_default_is_own_then_first_audience_then_the_servers() -> None:
     """Never all audiences at once (RFC 9700 §2.3)."""
-    client = replace(CLIENT, audiences=("a", "b"), default_audience=("b",))
-    assert default_audience(client, "s") == ("b",)
-    assert default_audience(replace(client, default_audience=()), "s") == ("a",)
-    assert default_audience(replace(client, default_audience=(), audiences=()), "s") == ("s",)
+    own = new_client(audiences=("a", "b"), default_audience=("b",))
+    assert default_audience(own, "s") == ("b",)
+    several = new_client(audiences=("a", "b"), default_audience=())
+    assert default_audience(several, "s") == ("a",)
+    none = new_client(audiences=(), default_audience=())
+    assert default_audience(none, "s") == ("s",)

@@ -252,7 +252,7 @@ async def test_disabled_client_ends_its_sessions_at_once(server: RunningServer) 
 async def test_shadow_limit_ends_a_family_that_is_followed(server: RunningServer) -> None:
     """Replays in consecutive generations are counted, audited, and fatal where a client says so
     (refresh.md 6)."""
-    token = await start(server, shadow_limit=2)
+    token = last = await start(server, shadow_limit=2)
     for generation in range(3):
         successor = await spend(server, token)
         answer = await server.refresh(token)  # the other tab, or the thief

@@ -3,6 +3,7 @@
 The client's authentication is all there is to decide; no refresh token (§4.4.3), no row.
 """
 
+from token_server.core import client_policy
 from token_server.grants.base import ClientPolicy, Grant, ScopePolicy, TokenRequest
 from token_server.runtime import Runtime
 from token_server.services.issuing import Authorization
@@ -19,7 +20,7 @@ async def _authorize(runtime: Runtime, request: TokenRequest) -> Authorization: 
 
 
 CLIENT_CREDENTIALS = Grant(
-    grant_type="client_credentials",
+    grant_type=client_policy.CLIENT_CREDENTIALS,
     required=(),
     client_policy=ClientPolicy.CONFIDENTIAL,
     scope_policy=ScopePolicy.CLIENT,

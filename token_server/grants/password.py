@@ -4,6 +4,7 @@ RFC 9700 §2.4 says not to use it across trust boundaries; it is on per client f
 clients and migrations. Unknown, wrong and disabled get one answer after the same work.
 """
 
+from token_server.core import client_policy
 from token_server.errors import InvalidGrantError
 from token_server.grants.base import (
     ClientPolicy,
@@ -38,7 +39,7 @@ async def _authorize(runtime: Runtime, request: TokenRequest) -> Outcome:
 
 
 PASSWORD = Grant(
-    grant_type="password",
+    grant_type=client_policy.PASSWORD,
     required=("username", "password"),
     client_policy=ClientPolicy.ANY,
     scope_policy=ScopePolicy.CLIENT,

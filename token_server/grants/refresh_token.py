@@ -6,6 +6,7 @@ them the immutable grant is read before, so that a refused widening does not spe
 
 from typing import assert_never
 
+from token_server.core import client_policy
 from token_server.core.refresh import Expired, Refused, Replay, Reuse, Rotate, TokenText
 from token_server.core.scope import narrow_scope
 from token_server.errors import InvalidGrantError, InvalidTargetError, OAuthError
@@ -117,7 +118,7 @@ def _event(
 
 
 REFRESH_TOKEN = Grant(
-    grant_type="refresh_token",
+    grant_type=client_policy.REFRESH_TOKEN,
     required=("refresh_token",),
     client_policy=ClientPolicy.ANY,
     scope_policy=ScopePolicy.FAMILY,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from token_server.core.claims import AccessToken, access_token_claims
+from token_server.core.client_policy import REFRESH_TOKEN
 from token_server.core.refresh import TokenText, encode_refresh_token
 from token_server.errors import InvalidGrantError, UnavailableError
 from token_server.logs import get_logger
@@ -21,8 +22,6 @@ from token_server.storage import audit, families, users
 
 _log = get_logger(__name__)
 _encode_claims = msgspec.json.Encoder().encode
-
-REFRESH_TOKEN_GRANT = "refresh_token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ async def _start_family(
     settings = runtime.settings
     absolute_ttl_s = client.refresh_absolute_ttl_s or settings.refresh_absolute_ttl_s
     idle_ttl_s = client.refresh_idle_ttl_s or settings.refresh_idle_ttl_s
-    if REFRESH_TOKEN_GRANT not in client.grant_types:
+    if REFRESH_TOKEN not in client.grant_types:
         # The session lives exactly as long as the one access token that it will ever have.
         absolute_ttl_s = idle_ttl_s = access_token_ttl_s(runtime, client)
     new = families.NewFamily(
@@ -189,7 +188,7 @@ def _sign(
 
 
 def _refresh_token(runtime: Runtime, client: Client, family: Family | None) -> Secret[str] | None:
-    if family is None or REFRESH_TOKEN_GRANT not in client.grant_types:
+    if family is None or REFRESH_TOKEN not in client.grant_types:
         return None
     mac_key = runtime.master_keys.find_refresh_mac_key(family.mac_version)
     if mac_key is None:
