@@ -234,7 +234,12 @@ def _sqlite_engine(path: Path, *, is_writer: bool) -> AsyncEngine:
         @event.listens_for(engine.sync_engine, "begin")
         def begin(connection: Connection) -> None:
             # Straight to the driver: one hop to its thread; a cursor of SQLAlchemy's takes three.
-            connection.connection.run_async(lambda driver: driver.execute("BEGIN IMMEDIATE"))
+            try:
+                connection.connection.run_async(lambda driver: driver.execute("BEGIN IMMEDIATE"))
+            except asyncio.CancelledError:
+                # The driver's thread may still begin: closing the connection ends that, too.
+                connection.invalidate()
+                raise
 
     return engine
 
