@@ -158,7 +158,7 @@ async def open_runtime(
             observe=metrics.hash_duration,
         )
         stack.push_async_callback(hasher.close)
-        background = BackgroundWriter(store, metrics.audit_dropped)
+        background = BackgroundWriter(store, clock.monotonic, metrics.audit_dropped)
         stack.push_async_callback(background.close)
         rotations = rotation_batcher(store)
         stack.push_async_callback(rotations.close)

@@ -29,7 +29,8 @@ async def _authorize(runtime: Runtime, request: TokenRequest) -> Outcome:
     token = read_refresh_token(runtime, request.parameters["refresh_token"].reveal())
     if token is None:
         runtime.metrics.refresh("refused")
-        return Denied(InvalidGrantError("refresh_token_junk"))
+        event = _event(AuditEventType.REFRESH_TOKEN_REFUSED, request, None, "refresh_token_junk")
+        return Denied(InvalidGrantError("refresh_token_junk"), event=event)
     client, context = request.client, request.context
     if request.scope is not None or request.audience is not None:
         judged = await judge_refresh_token(runtime, token, client, context)

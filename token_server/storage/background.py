@@ -10,6 +10,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 
+from token_server.core.throttle import Allowed, Budget, decide_use
 from token_server.errors import UnavailableError
 from token_server.logs import get_logger
 from token_server.records import AuditEvent
@@ -22,15 +23,22 @@ _log = get_logger(__name__)
 _FLUSH_INTERVAL_S = 0.5
 _MAX_PENDING_EVENTS = 10_000
 _MAX_EVENTS_PER_WRITE = 500
+# What strangers can cause must not fill the disk: a burst in full, then 20 rows a second. The log
+# has every event, and the metric says how many rows there would have been more.
+_EVENT_BUDGET = Budget(burst=2_000, interval_s=0.05)
 _MIN_STAMP_STEP_S = 60  # finer than any operator looks at
 
 
 class BackgroundWriter:
     """One task per process; `close()` writes what is left."""
 
-    def __init__(self, store: Store, on_dropped: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, monotonic: Callable[[], float], on_dropped: Callable[[], None]
+    ) -> None:
         self._store = store
+        self._monotonic = monotonic
         self._on_dropped = on_dropped
+        self._budget_full_at: float | None = None
         self._events: deque[AuditEvent] = deque()
         self._secret_uses: dict[str, int] = {}
         self._written_uses: dict[str, int] = {}
@@ -39,11 +47,13 @@ class BackgroundWriter:
         self._task = asyncio.create_task(self._run(), name="background-writer")
 
     def add_event(self, event: AuditEvent) -> None:
-        """Never blocks and never fails: beyond the bound the row is dropped and counted (the log
+        """Never blocks and never fails: beyond the bounds the row is dropped and counted (the log
         line is written all the same)."""
-        if len(self._events) >= _MAX_PENDING_EVENTS:
+        use = decide_use(self._budget_full_at, self._monotonic(), _EVENT_BUDGET)
+        if not isinstance(use, Allowed) or len(self._events) >= _MAX_PENDING_EVENTS:
             self._on_dropped()
             return
+        self._budget_full_at = use.full_at
         self._events.append(event)
         self._wake.set()
 
@@ -67,6 +77,7 @@ class BackgroundWriter:
                         await self._wake.wait()
                         self._wake.clear()
             await self._flush()
+        await self._flush()  # what came before the first turn, or during the last
 
     async def _flush(self) -> None:
         while self._events or self._secret_uses:

@@ -1,0 +1,88 @@
+"""Clock guard, and what a runtime remembers of its installation."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import copy_keys, make_keys, make_settings
+from token_server.errors import OperatorError
+from token_server.runtime import SystemClock, open_runtime
+
+
+class Machine:
+    """The two clocks of a machine, to be set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall, self.uptime = 1_800_000_000.0, 50.0
+        monkeypatch.setattr(time, "time", lambda: self.wall)
+        monkeypatch.setattr(time, "monotonic", lambda: self.uptime)
+
+    def step(self, wall: float, uptime: float | None = None) -> None:
+        self.wall += wall
+        self.uptime += wall if uptime is None else uptime
+
+
+def test_clock_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as both clocks agree, and when the wall clock is set forward."""
+    machine = Machine(monkeypatch)
+    clock = SystemClock()
+    machine.step(100)
+    assert clock.now() == 1_800_000_100
+    machine.step(3600, 0)
+    assert clock.now() == 1_800_003_700
+    assert not clock.is_stepped_back()
+
+
+def test_small_step_back_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NTP corrects by seconds: nobody is logged out, nothing stops."""
+    machine = Machine(monkeypatch)
+    clock = SystemClock(tolerance_s=10)
+    machine.step(-9, 0)
+    assert clock.now() == 1_799_999_991
+    assert not clock.is_stepped_back()
+
+
+def test_large_step_back_stretches_nothing_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set back an hour: time goes on by the monotonic clock until the wall has caught up (G148)."""
+    machine = Machine(monkeypatch)
+    clock = SystemClock(tolerance_s=10)
+    machine.step(-3600, 0)
+    assert clock.is_stepped_back()
+    assert clock.now() == 1_800_000_000
+    machine.step(60)
+    assert clock.now() == 1_800_000_060
+    machine.step(3595, 0)
+    assert not clock.is_stepped_back()
+
+
+def test_many_small_steps_back_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The furthest instant seen is what counts, not the last one."""
+    machine = Machine(monkeypatch)
+    clock = SystemClock(tolerance_s=10)
+    for _ in range(3):
+        machine.step(-5, 0)
+        clock.now()
+    assert clock.is_stepped_back()
+
+
+async def test_database_refuses_another_keyring(
+    database_url: str, shared_keys: Path, tmp_path: Path
+) -> None:
+    """An old database beside new keys is a mix-up, found at start and not by every client."""
+    copy_keys(shared_keys, tmp_path)
+    async with open_runtime(make_settings(database_url, tmp_path)):
+        pass
+    other = tmp_path / "other"
+    other.mkdir()
+    await make_keys(other)
+    with pytest.raises(OperatorError, match="belongs to keyring"):
+        async with open_runtime(make_settings(database_url, other)):
+            pass
+
+
+async def test_command_without_keys_makes_none(sqlite_url: str, tmp_path: Path) -> None:
+    """`client add` before the first start must not make keys in passing."""
+    async with open_runtime(make_settings(sqlite_url, tmp_path), with_keys=False):
+        pass
+    assert not (tmp_path / "keys").exists()
