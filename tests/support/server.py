@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import uvicorn
@@ -24,6 +24,7 @@ from token_server.services.users import NewUser, add_user
 
 ISSUER = "https://auth.example"
 AUDIENCE = "https://orders.example"
+Parser = Literal["auto", "h11", "httptools"]  # of HTTP: both are in use (extra "fast")
 PASSWORD = "correct horse battery staple"
 EMAIL = "ada@example.org"
 
@@ -112,7 +113,7 @@ class RunningServer:
     async def login(self, client_id: str = "app", **form: str) -> dict[str, Any]:
         """Tokens of the default user by the password grant."""
         answer = await self.token(
-            client_id, grant_type="password", username=EMAIL, password=PASSWORD, **form
+            client_id, None, grant_type="password", username=EMAIL, password=PASSWORD, **form
         )
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
@@ -121,36 +122,47 @@ class RunningServer:
         self, refresh_token: str, client_id: str = "app", **form: str
     ) -> httpx.Response:
         return await self.token(
-            client_id, grant_type="refresh_token", refresh_token=refresh_token, **form
+            client_id, None, grant_type="refresh_token", refresh_token=refresh_token, **form
         )
 
 
 @contextlib.asynccontextmanager
-async def running_server(settings: Settings) -> AsyncIterator[RunningServer]:
+async def running_server(
+    settings: Settings, parser: Parser = "auto"
+) -> AsyncIterator[RunningServer]:
     """Open a runtime, serve it on a free port of the loopback interface, stop both at the end."""
     clock = ManualClock()
-    async with open_runtime(settings, clock=clock) as runtime:
-        listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        config = uvicorn.Config(
-            create_app(runtime),
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-        )
-        server = uvicorn.Server(config)
-        task = asyncio.create_task(server._serve([listener]))
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event to wait for
-            await asyncio.sleep(0.005)
-        base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    async with (
+        open_runtime(settings, clock=clock) as runtime,
+        serving(runtime, parser) as base_url,
+    ):
         limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
-        try:
-            async with httpx.AsyncClient(base_url=base_url, timeout=30, limits=limits) as http:
-                yield RunningServer(runtime, clock, base_url, http)
-        finally:
-            server.should_exit = True
-            await task
+        async with httpx.AsyncClient(base_url=base_url, timeout=30, limits=limits) as http:
+            yield RunningServer(runtime, clock, base_url, http)
+
+
+@contextlib.asynccontextmanager
+async def serving(runtime: Runtime, parser: Parser = "auto") -> AsyncIterator[str]:
+    """The public application over `runtime`, at the address that is given."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    config = uvicorn.Config(
+        create_app(runtime),
+        http=parser,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server._serve([listener]))
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event to wait for
+        await asyncio.sleep(0.005)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
 
 
 def copy_keys(source: Path, directory: Path) -> None:
