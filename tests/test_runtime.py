@@ -1,5 +1,6 @@
 """Clock guard, and what a runtime remembers of its installation."""
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -79,6 +80,25 @@ async def test_database_refuses_another_keyring(
     with pytest.raises(OperatorError, match="belongs to keyring"):
         async with open_runtime(make_settings(database_url, other)):
             pass
+
+
+async def test_two_first_starts_with_different_keys_do_not_both_run(
+    database_url: str, shared_keys: Path, tmp_path: Path
+) -> None:
+    """The one that comes second to the database is refused (keys.md)."""
+    directories = [tmp_path / "one", tmp_path / "two"]
+    for directory in directories:
+        directory.mkdir()
+        await make_keys(directory)
+
+    async def start(directory: Path) -> bool:
+        try:
+            async with open_runtime(make_settings(database_url, directory)):
+                return True
+        except OperatorError:
+            return False
+
+    assert sorted(await asyncio.gather(*map(start, directories))) == [False, True]
 
 
 async def test_command_without_keys_makes_none(sqlite_url: str, tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from token_server.crypto.keyring import Keyring
 from token_server.crypto.opening import OpenedKeys, open_keyring
 from token_server.crypto.passwords import Argon2Cost, HashCapacity, PasswordHasher
 from token_server.crypto.secrets import KEY_BYTES, MasterKeys
+from token_server.errors import OperatorError
 from token_server.logs import get_logger
 from token_server.metrics import Metrics
-from token_server.records import Family
-from token_server.storage import meta, migrations
+from token_server.records import AuditEvent, AuditEventType, Family
+from token_server.storage import audit, meta, migrations
 from token_server.storage.background import AuditTrail, BackgroundWriter
 from token_server.storage.batch import Batcher, RotationEntry
 from token_server.storage.client_cache import ClientCache
@@ -140,7 +141,7 @@ async def open_runtime(
                 entropy=entropy.token_bytes,
                 known_keyring_id=keyring_id,
             )
-            await _remember_keyring(store, opened)
+            await _remember_keyring(store, opened, clock.now())
         else:
             # Thrown away with the command: whatever it made under this key would be junk.
             throw_away = MasterKeys({1: entropy.token_bytes(KEY_BYTES)})
@@ -186,9 +187,24 @@ async def _read_meta(store: Store) -> tuple[int, str | None]:
         return int(epoch or 0), await meta.get(connection, meta.KEYRING_ID)
 
 
-async def _remember_keyring(store: Store, opened: OpenedKeys) -> None:
+async def _remember_keyring(store: Store, opened: OpenedKeys, now: int) -> None:
     """From now on this database belongs to this keyring: another one is refused at start."""
     for warning in opened.warnings:
         _log.warning("key_directory_unsafe", problem=warning)
-    async with store.write() as connection:
-        await meta.insert_if_absent(connection, meta.KEYRING_ID, opened.keyring.keyring_id)
+    keyring_id = opened.keyring.keyring_id
+    async with store.read() as connection:
+        known = await meta.get(connection, meta.KEYRING_ID)
+    if known is None:
+        created = AuditEvent(
+            AuditEventType.KEYRING_CREATED, at=now, actor="operator", subject=keyring_id
+        )
+        async with store.write() as connection:
+            if await meta.insert_if_absent(connection, meta.KEYRING_ID, keyring_id):
+                await audit.insert_events(connection, [created])
+            known = await meta.get(connection, meta.KEYRING_ID)
+    if known != keyring_id:
+        # Two first starts at once, each with a key directory of its own.
+        raise OperatorError(
+            f"The database belongs to keyring {known}, not to {keyring_id}: every instance needs "
+            "the same KEYS_DIR."
+        )
