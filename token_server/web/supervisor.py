@@ -135,6 +135,7 @@ class _Supervisor:
             asyncio.create_task(self._keep_worker(index)) for index in range(self._crew.workers)
         ]
         all_ready = asyncio.gather(*(event.wait() for event in self._ready))
+        closer = asyncio.create_task(self._close_listeners())
         try:
             waited: list[asyncio.Future[Any]] = [all_ready, *keepers]
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -145,11 +146,18 @@ class _Supervisor:
             all_ready.cancel()
             self._stop.asked.set()
             results = await asyncio.gather(*keepers, return_exceptions=True)
+            await closer
         for result in results:
             if isinstance(result, BaseException):
                 raise result
         _log.info("supervisor_stopped", worker_statuses=self._codes)
-        return 0 if not any(self._codes) else 1
+        # A worker that serves handles SIGTERM: only one that was still starting dies of it.
+        return 0 if set(self._codes) <= {0, -signal.SIGTERM} else 1
+
+    async def _close_listeners(self) -> None:
+        """At a stop: as long as anybody holds a socket open, the kernel accepts for it."""
+        await self._stop.asked.wait()
+        self._listeners.close()
 
     async def _keep_worker(self, index: int) -> None:
         loop = asyncio.get_running_loop()
