@@ -29,6 +29,8 @@ from token_server.core.identifiers import (
         ("jose\u0301@example.com", "jos\u00e9@example.com"),
         ("\u212aate@example.com", "kate@example.com"),  # Kelvin sign
         ("stra\u00dfe@example.com", "strasse@example.com"),
+        ("\u01f0@example.com", "\u01f0@example.com"),  # folds to two code points, composed again
+        ("j\u030c@example.com", "\u01f0@example.com"),
         ("ﬁona@example.com", "fiona@example.com"),
         ("d\u0131lek@example.com", "d\u0131lek@example.com"),  # Turkish dotless i is its own letter
         ("a@b", "a@b"),
@@ -96,6 +98,17 @@ def test_canonical_form_is_a_fixed_point(local: str, domain: str) -> None:
         return
     assert canonical_email(once) == once
     assert unicodedata.is_normalized("NFKC", once)
+
+
+def test_folding_once_is_enough_for_every_character() -> None:
+    """No code point, alone or with an accent that folds to a letter, needs a second pass."""
+    for code_point in range(0x20, 0x20000):
+        for accent in ("", "\u0345"):
+            try:
+                once = canonical_email(f"{chr(code_point)}{accent}@b")
+            except IdentifierError:
+                continue
+            assert canonical_email(once) == once
 
 
 @given(st.emails())

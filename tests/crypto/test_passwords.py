@@ -299,6 +299,35 @@ async def test_cancelled_running_job_keeps_its_slot_until_it_ends(gate: Gate) ->
     await hasher.close()
 
 
+async def test_slot_given_to_a_login_cancelled_in_that_moment_is_passed_on(gate: Gate) -> None:
+    """The narrowest race: the turn was granted, and its owner goes before taking it."""
+    waiting: list[asyncio.Task[passwords.Verification]] = []
+
+    def cancel_waiting(_seconds: float) -> None:  # called as the slot is passed on
+        waiting[0].cancel()
+
+    hasher = PasswordHasher(
+        CHEAP,
+        HashCapacity(slots=1, queue=4),
+        token_bytes=os.urandom,
+        monotonic=time.monotonic,
+        observe=cancel_waiting,
+    )
+    running = asyncio.create_task(hasher.verify(None, PASSWORD))
+    await gate.until(lambda: gate.entered == 1)
+    waiting.append(asyncio.create_task(hasher.verify(None, PASSWORD)))
+    await gate.until(lambda: hasher.queue_depth == 1)
+    gate.open.set()
+    await running
+    await asyncio.wait(waiting)
+
+    assert waiting[0].cancelled()
+    assert gate.entered == 1
+    async with asyncio.timeout(10):
+        assert await hasher.verify(None, PASSWORD) == passwords.Verification(ok=False)
+    await hasher.close()
+
+
 async def test_any_order_of_cancellation_leaves_all_slots_free(gate: Gate) -> None:
     """After a storm of cancelled logins the pool still runs as wide as before."""
     hasher = make_hasher(slots=2, queue=40)

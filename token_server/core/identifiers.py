@@ -136,7 +136,5 @@ def _is_refused(character: str) -> bool:
 
 
 def _fold(text: str) -> str:
-    # Twice: each of the two steps can undo the other's work (Unicode 3.13, D146 and D147).
-    for _ in range(2):
-        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return text
+    # Before, since some letters fold only when composed; after, since folding may decompose.
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())

@@ -1,10 +1,10 @@
 """Password hashing: Argon2id (RFC 9106) in a bounded pool of threads with a bounded queue.
 
 Beyond the queue callers are told to come back, so a flood of logins costs at most `slots` times
-the memory of one hash and never blocks the event loop. An unknown user, a damaged stored hash and
-a cheaper old one all cost the time of a hash with today's parameters. A dearer old one (after the
-operator lowered them) costs its own time until its owner's next login: levelling up to it would
-keep every login as slow as before. Passwords come normalised (core/password_policy.py).
+the memory of one hash and never blocks the event loop. An unknown user and a damaged stored hash
+cost one hash with today's parameters; a cheaper old one is padded to the same work. A dearer old
+one (the operator lowered them) costs its own time until its owner's next login: levelling up to
+it would keep every login as slow as before. Passwords come normalised (core/password_policy.py).
 """
 
 import asyncio
@@ -223,7 +223,11 @@ def _verify(stored: Secret[str] | None, password: Secret[str], current: Argon2Co
 
 
 def _pad(password: Secret[str], spent: Argon2Cost, current: Argon2Cost) -> None:
-    """Spends what a cheaper hash left over; Argon2's time grows with memory x passes."""
+    """Spends what a cheaper hash left over: work is memory x passes.
+
+    Time follows work only roughly (small memories fit the CPU's caches: measured up to 15 % less),
+    until the rehash at the owner's next login makes it exact.
+    """
     left_kib = current.memory_kib - spent.memory_kib * spent.time_cost // current.time_cost
     if left_kib >= 8 * current.parallelism:  # the least that Argon2 takes (RFC 9106 §3.1)
         cost = Argon2Cost(left_kib, current.time_cost, current.parallelism)
