@@ -103,6 +103,8 @@ PADDED = {
 }
 INSERTED = {
     "A28_space": " ",
+    "A28_four_spaces": "    ",  # a whole group: a decoder that skips finds nothing missing
+    "A28_four_question_marks": "????",
     "A28_cr": "\r",
     "A28_lf": "\n",
     "A28_tab": "\t",

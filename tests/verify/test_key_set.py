@@ -19,7 +19,24 @@ from token_server.verify import KeySetError, StaticKeySet, VerificationKey
 from token_server.verify.keys import thumbprint
 from token_server.verify.rsa_policy import is_roca_shaped, rsa_problem
 
-ODD_2048 = 2**2047 + 2**1024 + 1
+RFC_7638_MODULUS = (
+    "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECP"
+    "ebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY"
+    "368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0f"
+    "M4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"
+)
+
+
+def uint(value: int) -> str:
+    return forge.b64(value.to_bytes((value.bit_length() + 7) // 8, "big"))
+
+
+def modulus_of(bits: int) -> int:
+    """A number of this length without small factors: nothing but its length is wrong with it."""
+    candidate = (1 << (bits - 1)) + 1
+    while any(candidate % divisor == 0 for divisor in range(3, 168, 2)):
+        candidate += 2
+    return candidate
 
 
 def jwk(name: str = "good", /, **changes: object) -> dict[str, object]:
@@ -33,10 +50,6 @@ def jwk(name: str = "good", /, **changes: object) -> dict[str, object]:
         "e": uint(numbers.e),
     }
     return forge.changed(base, changes)
-
-
-def uint(value: int) -> str:
-    return forge.b64(value.to_bytes((value.bit_length() + 7) // 8, "big"))
 
 
 def pem(name: str = "good") -> bytes:
@@ -74,69 +87,68 @@ def test_pem_is_read_under_its_thumbprint_or_a_given_kid() -> None:
 
 def test_thumbprint_is_the_one_of_the_rfc() -> None:
     """RFC 7638 3.1: the example key and its thumbprint."""
-    modulus = (
-        "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECP"
-        "ebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY"
-        "368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0f"
-        "M4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"
-    )
-    keys = StaticKeySet.from_jwks({"keys": [{"kty": "RSA", "kid": "k", "n": modulus, "e": "AQAB"}]})
-    found = keys.find("k")
+    entry = {"kty": "RSA", "kid": "k", "n": RFC_7638_MODULUS, "e": "AQAB"}
+    found = StaticKeySet.from_jwks({"keys": [entry]}).find("k")
 
     assert found is not None
     assert thumbprint(found.public_key) == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
 
 
-NON_SIGNING: dict[str, dict[str, object]] = {
-    "A7_use_enc": {"use": "enc"},
-    "A7_use_null": {"use": None},
-    "A7_use_capitals": {"use": "SIG"},
-    "A7_key_ops_encrypt": {"use": forge.REMOVED, "key_ops": ["encrypt"]},
-    "A7_key_ops_empty": {"key_ops": []},
-    "A7_key_ops_string": {"key_ops": "verify"},
-    "A7_key_ops_null": {"key_ops": None},
-    "A6_alg_RS512": {"alg": "RS512"},
-    "A6_alg_PS256": {"alg": "PS256"},
-    "A6_alg_none": {"alg": "none"},
-    "A6_alg_null": {"alg": None},
-    "A8_oct": {"kty": "oct", "k": "c2VjcmV0"},
-    "A8_EC": {"kty": "EC", "crv": "P-256"},
-    "A8_rsa_lower_case": {"kty": "rsa"},
-    "A8_kty_missing": {"kty": forge.REMOVED},
-    "A8_kty_list": {"kty": ["RSA"]},
-    **{f"A8_private_{name}": {name: "AQAB"} for name in ("d", "p", "q", "dp", "dq", "qi", "k")},
-    "A8_private_oth": {"oth": []},
-    "A8_private_d_null": {"d": None},
-    "A9_1024_bits": {"n": uint(2**1023 + 1)},
-    "A9_2047_bits": {"n": uint(2**2046 + 2**100 + 1)},
-    "A9_8193_bits": {"n": uint(2**8192 + 1)},
-    "A9_e_1": {"e": uint(1)},
-    "A9_e_2": {"e": uint(2)},
-    "A9_e_even": {"e": uint(65538)},
-    "A9_e_3": {"e": uint(3)},
-    "A9_e_17": {"e": uint(17)},
-    "A9_e_33_bits": {"e": uint(2**32 + 1)},
-    "A9_e_zero": {"e": "AA"},
-    "A9_even_modulus": {"n": uint(2**2047)},
-    "A9_small_factor": {"n": uint(167 * (2**2041 + 1) | 1)},
-    "kid_missing": {"kid": forge.REMOVED},
-    "kid_empty": {"kid": ""},
-    "kid_int": {"kid": 7},
-    "n_missing": {"n": forge.REMOVED},
-    "n_int": {"n": 5},
-    "n_empty": {"n": ""},
-    "n_padded": {"n": uint(ODD_2048) + "="},
-    "n_standard_alphabet": {"n": "+" + uint(ODD_2048)[1:]},
-    "n_not_ascii": {"n": "\u00e9"},
-    "n_leading_zero": {"n": forge.b64(b"\0" + ODD_2048.to_bytes(256, "big"))},
-    "e_missing": {"e": forge.REMOVED},
-    "e_list": {"e": ["AQAB"]},
+NON_SIGNING: dict[str, tuple[dict[str, object], str]] = {
+    "A7_use_enc": ({"use": "enc"}, "use"),
+    "A7_use_null": ({"use": None}, "use"),
+    "A7_use_capitals": ({"use": "SIG"}, "use"),
+    "A7_key_ops_encrypt": ({"use": forge.REMOVED, "key_ops": ["encrypt"]}, "key_ops"),
+    "A7_key_ops_empty": ({"key_ops": []}, "key_ops"),
+    "A7_key_ops_string": ({"key_ops": "verify"}, "key_ops"),
+    "A7_key_ops_null": ({"key_ops": None}, "key_ops"),
+    "A6_alg_RS512": ({"alg": "RS512"}, "alg"),
+    "A6_alg_PS256": ({"alg": "PS256"}, "alg"),
+    "A6_alg_none": ({"alg": "none"}, "alg"),
+    "A6_alg_null": ({"alg": None}, "alg"),
+    "A8_oct": ({"kty": "oct", "k": "c2VjcmV0"}, "kty"),
+    "A8_EC": ({"kty": "EC", "crv": "P-256"}, "kty"),
+    "A8_rsa_lower_case": ({"kty": "rsa"}, "kty"),
+    "A8_kty_missing": ({"kty": forge.REMOVED}, "kty"),
+    "A8_kty_list": ({"kty": ["RSA"]}, "kty"),
+    **{
+        f"A8_private_{name}": ({name: "AQAB"}, "private")
+        for name in ("d", "p", "q", "dp", "dq", "qi", "oth", "k")
+    },
+    "A8_private_d_null": ({"d": None}, "private"),
+    "A9_1024_bits": ({"n": uint(modulus_of(1024))}, "1024 bits"),
+    "A9_2047_bits": ({"n": uint(modulus_of(2047))}, "2047 bits"),
+    "A9_8193_bits": ({"n": uint(modulus_of(8193))}, "8193 bits"),
+    "A9_e_1": ({"e": uint(1)}, "exponent"),
+    "A9_e_2": ({"e": uint(2)}, "exponent is even"),
+    "A9_e_even": ({"e": uint(65538)}, "exponent is even"),
+    "A9_e_3": ({"e": uint(3)}, "exponent"),
+    "A9_e_17": ({"e": uint(17)}, "exponent"),
+    "A9_e_33_bits": ({"e": uint(2**32 + 1)}, "exponent"),
+    "A9_e_zero": ({"e": "AA"}, "shortest form"),
+    "A9_even_modulus": ({"n": uint(2 * modulus_of(2047))}, "small factor"),
+    "A9_small_factor": ({"n": uint(167 * modulus_of(2048))}, "small factor"),
+    "kid_missing": ({"kid": forge.REMOVED}, "kid"),
+    "kid_empty": ({"kid": ""}, "kid"),
+    "kid_int": ({"kid": 7}, "kid"),
+    "n_missing": ({"n": forge.REMOVED}, "base64url"),
+    "n_int": ({"n": 5}, "base64url"),
+    "n_empty": ({"n": ""}, "shortest form"),
+    "n_padded": ({"n": RFC_7638_MODULUS + "=="}, "base64url"),
+    "n_standard_alphabet": ({"n": RFC_7638_MODULUS.replace("_", "/")}, "base64url"),
+    "n_not_ascii": ({"n": "\u00e9"}, "base64url"),
+    "n_leading_zero": (
+        {"n": forge.b64(bytes(1) + modulus_of(2048).to_bytes(256))},
+        "shortest form",
+    ),
+    "e_missing": ({"e": forge.REMOVED}, "base64url"),
+    "e_list": ({"e": ["AQAB"]}, "base64url"),
 }
 
 
-@pytest.mark.parametrize("changes", NON_SIGNING.values(), ids=NON_SIGNING)
+@pytest.mark.parametrize(("changes", "problem"), NON_SIGNING.values(), ids=NON_SIGNING)
 def test_unusable_entry_is_dropped_with_a_warning(
-    changes: dict[str, object], caplog: pytest.LogCaptureFixture
+    changes: dict[str, object], problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """RFC 7517 4, 5: the others stay, and the warning shows no key material."""
     keys = StaticKeySet.from_jwks({"keys": [jwk("good", **changes), jwk("other")]})
@@ -145,11 +157,12 @@ def test_unusable_entry_is_dropped_with_a_warning(
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith("jwks_entry_dropped index=0 problem=")
+    assert problem in record.getMessage()
     assert str(jwk()["n"])[:16] not in record.getMessage()
 
 
-@pytest.mark.parametrize("changes", NON_SIGNING.values(), ids=NON_SIGNING)
-def test_set_without_a_usable_key_is_refused(changes: dict[str, object]) -> None:
+@pytest.mark.parametrize(("changes", "problem"), NON_SIGNING.values(), ids=NON_SIGNING)
+def test_set_without_a_usable_key_is_refused(changes: dict[str, object], problem: str) -> None:
     """An empty set would refuse every token in silence: say so at the start."""
     with pytest.raises(KeySetError, match="no usable"):
         StaticKeySet.from_jwks({"keys": [jwk("good", **changes)]})
