@@ -93,14 +93,18 @@ class PostgresDatabases:
         self._execute(f"DROP DATABASE {self._template} WITH (FORCE)")
 
     def _execute(self, statement: str) -> None:
-        async def execute() -> None:
-            connection = await asyncpg.connect(self._admin_url)
-            try:
-                await connection.execute(statement)
-            finally:
-                await connection.close()
+        _run_sql(self._admin_url, statement)
 
-        run_apart(execute())
+
+def _run_sql(url: str, statement: str) -> None:
+    async def execute() -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    run_apart(execute())
 
 
 @contextlib.contextmanager
@@ -120,6 +124,10 @@ def postgres_server() -> Iterator[str]:
         data.mkdir(exist_ok=True)
         # The last process to let go stops the server and deletes its data.
         server = get_server(data, cleanup_mode="delete")
+    # Tests kill processes, never the machine: without fsync a new database takes half the time.
+    for setting in ("fsync", "full_page_writes"):
+        _run_sql(server.get_uri(), f"ALTER SYSTEM SET {setting} = off")
+    _run_sql(server.get_uri(), "SELECT pg_reload_conf()")
     try:
         yield server.get_uri()
     finally:

@@ -192,7 +192,8 @@ def _prepare_file(path: Path) -> None:
     """Makes the directory 0700 and the file 0600, if they are missing. An existing file is never
     opened here: closing it would drop the POSIX locks of this process's open connections."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in reversed(path.parents):  # mkdir(parents=True) would ignore the mode
+            directory.mkdir(mode=0o700, exist_ok=True)
         if not path.exists():
             with contextlib.suppress(FileExistsError):
                 path.touch(mode=0o600, exist_ok=False)
