@@ -1,0 +1,96 @@
+"""Every statement finds its rows through an index that schema.py names, on both engines.
+
+The planner is asked about the statements that the storage functions really send.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tests.storage.test_families import Login, start_login
+from tests.support.databases import TEST_EPOCH as NOW
+from tests.support.records import new_family, new_secret, new_user
+from token_server.records import Secret
+from token_server.storage import audit, clients, families, meta, users
+from token_server.storage.engine import Store, fetch_from_sqlite
+
+Call = Callable[[AsyncConnection, Login], Awaitable[object]]
+
+CALLS: dict[str, Call] = {
+    "find_user": lambda c, x: users.find_user(c, x.user.user_id),
+    "find_user_by_email": lambda c, x: users.find_user_by_email(c, x.user.email_canonical),
+    "list_users": lambda c, _: users.list_users(c, "usr_", 10),
+    "insert_user": lambda c, _: users.insert_user(c, new_user()),
+    "change_password": lambda c, x: users.change_password(c, x.user.user_id, Secret("$"), NOW),
+    "set_user_active": lambda c, x: users.set_user_active(c, x.user.user_id, False, NOW),
+    "rehash_password": lambda c, x: users.rehash_password(c, x.user.user_id, 0, Secret("$")),
+    "record_login": lambda c, x: users.record_login(c, x.user.user_id, 0, NOW),
+    "find_client": lambda c, x: clients.find_client(c, x.client.client_id),
+    "list_clients": lambda c, _: clients.list_clients(c, "", 10),
+    "set_client_enabled": lambda c, x: clients.set_client_enabled(c, x.client.client_id, True, NOW),
+    "delete_client": lambda c, x: clients.delete_client(c, x.client.client_id),
+    "insert_secret": lambda c, x: clients.insert_secret(c, x.client.client_id, new_secret()),
+    "delete_secret": lambda c, x: clients.delete_secret(c, x.client.client_id, "cs_1"),
+    "expire_other_secrets": lambda c, x: clients.expire_other_secrets(
+        c, x.client.client_id, "cs_1", NOW
+    ),
+    "find_family": lambda c, x: families.find_family(c, x.family.family_id),
+    "insert_family": lambda c, x: families.insert_family(c, new_family(x.client, x.user)),
+    "list_families": lambda c, x: families.list_families(c, user_id=x.user.user_id, now=NOW),
+    "revoke_family": lambda c, x: families.revoke_family(c, x.family.family_id, "x", NOW),
+    "revoke_families_of_user": lambda c, x: families.revoke_families_of_user(
+        c, x.user.user_id, "x", NOW
+    ),
+    "revoke_families_of_client": lambda c, x: families.revoke_families_of_client(
+        c, x.client.client_id, "x", NOW
+    ),
+    "note_replay": lambda c, x: families.note_replay(c, x.family.family_id, 0),
+    "prune_families": lambda c, _: families.prune_families(c, NOW, 10),
+    "rotate_families": lambda c, x: families.rotate_families(c, [x.entry()]),
+    "list_events": lambda c, _: audit.list_events(c, 5, 10),
+    "prune_events": lambda c, _: audit.prune_events(c, NOW, 10),
+    "meta.get": lambda c, _: meta.get(c, "epoch"),
+    "meta.set": lambda c, _: meta.set(c, "epoch", "0"),
+}
+
+
+async def statements_of(conn: AsyncConnection, call: Call, login: Login) -> list[tuple[str, Any]]:
+    sent: list[tuple[str, Any]] = []
+    assert conn.sync_connection is not None
+
+    def record(_c: object, _cursor: object, statement: str, values: Any, *_: object) -> None:
+        sent.append((statement, values))
+
+    event.listen(conn.sync_connection, "before_cursor_execute", record)
+    await call(conn, login)
+    event.remove(conn.sync_connection, "before_cursor_execute", record)
+    return sent
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_statement_searches_through_an_index(store: Store, name: str) -> None:
+    """A table scan would make one login slower with every other one."""
+    login = await start_login(store)
+    plans: list[str] = []
+    async with store.write() as conn:
+        if store.dialect == "sqlite" and name == "rotate_families":
+            plan = "EXPLAIN QUERY PLAN " + families._rotate_sqlite(2)
+            rows = await fetch_from_sqlite(conn, plan, [b"", 0, "", 0, 0] * 2)
+            plans += [str(row[3]) for row in rows]
+        for statement, values in await statements_of(conn, CALLS[name], login):
+            if store.dialect == "sqlite":
+                plan = f"EXPLAIN QUERY PLAN {statement}"
+                plans += list((await conn.exec_driver_sql(plan, values)).scalars("detail"))
+            else:
+                # Small tables are cheaper to scan: ask whether an index could serve at all.
+                await conn.exec_driver_sql("SET LOCAL enable_seqscan = off")
+                rows_of_plan = await conn.exec_driver_sql(f"EXPLAIN {statement}", values)
+                plans += [str(line) for line in rows_of_plan.scalars()]
+    assert plans or name in {"insert_user", "meta.set"}
+    scans = [line for line in plans if line.startswith("SCAN ") or "Seq Scan" in line]
+    # The entries of a batch and a VALUES list are no tables.
+    scans = [line for line in scans if line not in {"SCAN e", "SCAN 2 CONSTANT ROWS"}]
+    assert scans == [], plans
