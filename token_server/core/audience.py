@@ -1,25 +1,16 @@
 """Audience: which resource an access token is for (RFC 8707)."""
 
-from urllib.parse import urlsplit
-
+from token_server.core.identifiers import audience_problem
 from token_server.errors import InvalidTargetError
 from token_server.records import Client
-
-_MAX_LENGTH = 2048
 
 
 def parse_resource(text: str) -> str:
     """A `resource` parameter: an absolute URI without fragment, taken as it is (RFC 8707 §2).
 
-    Raises InvalidTargetError for anything else.
+    Raises InvalidTargetError for anything else, by the same rule that registration has.
     """
-    if len(text) > _MAX_LENGTH or not text.isascii() or " " in text or "#" in text:
-        raise InvalidTargetError("resource_malformed")
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        raise InvalidTargetError("resource_malformed") from None
-    if not parts.scheme or not (parts.netloc or parts.path):
+    if audience_problem(text) is not None:
         raise InvalidTargetError("resource_malformed")
     return text
 
