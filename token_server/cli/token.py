@@ -179,8 +179,8 @@ def _key_set(source: str) -> StaticKeySet:
 
 
 def _policy(settings: Settings) -> Policy:
-    typs = ("at+jwt",) if settings.access_token_typ == "at+jwt" else ("at+jwt", "JWT")
-    return Policy(accept_typ=typs, iat_skew_s=min(settings.clock_skew_s, 60))
+    # `typ` may be set per client: which one this client has is not for this command to judge.
+    return Policy(accept_typ=("at+jwt", "JWT"), iat_skew_s=min(settings.clock_skew_s, 60))
 
 
 def _claims_json(claims: Claims) -> dict[str, object]:

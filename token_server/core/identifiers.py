@@ -8,6 +8,7 @@ repeats the input. Random bytes are passed in; whether a name is taken is not de
 import base64
 import re
 import unicodedata
+from urllib.parse import urlsplit
 
 USER_ID_PREFIX = "usr_"
 USER_ID_BYTES = 16
@@ -102,14 +103,24 @@ def audience_problem(text: str) -> str | None:
         return "an audience must not have a fragment (RFC 8707 §2)"
     if len(text) > URI_MAX_LENGTH:
         return f"an audience must not be longer than {URI_MAX_LENGTH} characters"
-    if not _ABSOLUTE_URI.fullmatch(text) or (
-        _WEB_SCHEME.match(text) and not _WEB_URI.fullmatch(text)
+    if (
+        not _ABSOLUTE_URI.fullmatch(text)
+        or (_WEB_SCHEME.match(text) and not _WEB_URI.fullmatch(text))
+        or not _has_readable_authority(text)
     ):
         return (
             "an audience must be an absolute URI (RFC 8707 §2),"
             " such as https://orders.example or urn:example:orders"
         )
     return None
+
+
+def _has_readable_authority(text: str) -> bool:
+    try:
+        urlsplit(text)
+    except ValueError:  # a bracket without its other half, an address that is none
+        return False
+    return True
 
 
 def new_user_id(random: bytes) -> str:
