@@ -1,0 +1,266 @@
+"""Measures the server's cost per request on one core, beside the signature rate of that core.
+
+The server is a `token-server serve` process pinned to one core; the load (and the database server,
+where there is one) runs on another. Closed loop: each connection sends its next request when its
+answer is there. On a shared machine only the ratios within one run mean anything, so signatures
+are measured before and after every scenario. Must not run against anything but 127.0.0.1.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.load import (
+    Address,
+    Connection,
+    Reply,
+    get_request,
+    open_connections,
+    token_request,
+)
+from tests.support.places import temporary_installation
+from tests.support.process import Installation, ServerProcess, start_server
+from token_server.logs import configure_logging
+from token_server.records import Secret
+from token_server.runtime import Runtime
+from token_server.services.clients import NewClient, add_client
+from token_server.services.users import NewUser, add_user
+
+EMAIL = "bench@example.org"
+PASSWORD = "correct horse battery staple"
+SERVICE, PUBLIC = "bench-service", "bench-app"
+JWKS_PATH = "/.well-known/jwks.json"
+WARM_UP_S = 0.5
+SIGN_S = 1.0
+PASSWORD_CONNECTIONS = 4  # enough to keep the hash slot busy, far below the queue's bound
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`first` makes the first request of each connection, `then` the next one from an answer."""
+
+    name: str
+    expected: int
+    first: Sequence[bytes]
+    then: Callable[[Reply], bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    name: str
+    requests: int
+    per_s: float
+    p50_ms: float
+    p99_ms: float
+    cpu_ms: float  # of the server process, all its threads
+    sign_cpu_ms: float  # of one signature, measured around this scenario on the same core
+
+    @property
+    def in_signatures(self) -> float:
+        return self.cpu_ms / self.sign_cpu_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    seconds: float
+    connections: int
+    server_cpu: int
+    only: frozenset[str]
+
+
+async def run_bench(installation: Installation, bench: Bench) -> list[Row]:
+    server = start_server(installation, cpus=[bench.server_cpu])
+    try:
+        async with installation.runtime() as runtime:
+            secret = await _register(runtime)
+        rows = []
+        for scenario in await _scenarios(server.address, secret, bench):
+            before = _signature_cpu_ms(bench.server_cpu)
+            row = await _measure(server, scenario, bench)
+            after = _signature_cpu_ms(bench.server_cpu)
+            rows.append(Row(*row, sign_cpu_ms=(before + after) / 2))
+    finally:
+        status = server.stop()
+    if status != 0:
+        raise RuntimeError(f"the server ended with status {status}: {server.log_path}")
+    return rows
+
+
+async def _register(runtime: Runtime) -> str:
+    audience = ("https://orders.example",)
+    service = NewClient(SERVICE, ("client_credentials",), ("orders:read",), audience)
+    _, secret = await add_client(runtime, service)
+    grants = ("password", "refresh_token")
+    await add_client(runtime, NewClient(PUBLIC, grants, ("orders:read",), audience, is_public=True))
+    await add_user(runtime, NewUser(EMAIL, "Bench", Secret(PASSWORD)))
+    if secret is None:
+        raise RuntimeError("a confidential client was given no secret")
+    return secret.reveal()
+
+
+async def _scenarios(address: Address, secret: str, bench: Bench) -> list[Scenario]:
+    machine = token_request(
+        {"grant_type": "client_credentials", "client_id": SERVICE}, secret=secret
+    )
+    login = token_request(
+        {
+            "grant_type": "password",
+            "client_id": PUBLIC,
+            "username": EMAIL,
+            "password": PASSWORD,
+        }
+    )
+    async with open_connections([address], 1) as [connection]:
+        key_set = await connection.request(get_request(JWKS_PATH))
+        etag = _header(key_set, b"etag")
+        names = ("client_credentials", "refresh", "password", "jwks 200", "jwks 304")
+        wanted = [name for name in names if not bench.only or name in bench.only]
+        refreshes = []
+        if "refresh" in wanted:
+            refreshes = [
+                _next_refresh(await connection.request(login)) for _ in range(bench.connections)
+            ]
+    scenarios = {
+        "client_credentials": Scenario("client_credentials", 200, [machine] * bench.connections),
+        "refresh": Scenario("refresh", 200, refreshes, _next_refresh),
+        "password": Scenario("password", 200, [login] * PASSWORD_CONNECTIONS),
+        "jwks 200": Scenario("jwks 200", 200, [get_request(JWKS_PATH)] * bench.connections),
+        "jwks 304": Scenario(
+            "jwks 304", 304, [get_request(JWKS_PATH, {"If-None-Match": etag})] * bench.connections
+        ),
+    }
+    return [scenarios[name] for name in wanted]
+
+
+async def _measure(
+    server: ServerProcess, scenario: Scenario, bench: Bench
+) -> tuple[str, int, float, float, float, float]:
+    latencies: list[float] = []
+    statuses: Counter[int] = Counter()
+    begin = time.perf_counter() + WARM_UP_S
+    end = begin + bench.seconds
+
+    async def drive(connection: Connection, request: bytes) -> None:
+        while (sent := time.perf_counter()) < end:
+            reply = await connection.send(request)
+            if sent >= begin:
+                latencies.append(time.perf_counter() - sent)
+                statuses[reply.status] += 1
+            if scenario.then is not None:
+                request = scenario.then(reply)
+
+    async with open_connections([server.address], len(scenario.first)) as connections:
+        running = [
+            asyncio.create_task(drive(connection, request))
+            for connection, request in zip(connections, scenario.first, strict=True)
+        ]
+        await asyncio.sleep(begin - time.perf_counter())
+        cpu_started = _cpu_s(server.pid)
+        await asyncio.gather(*running)
+        cpu_s = _cpu_s(server.pid) - cpu_started
+    if set(statuses) != {scenario.expected}:
+        raise RuntimeError(f"{scenario.name}: answers {dict(statuses)}")
+    latencies.sort()
+    count = len(latencies)
+    p50, p99 = latencies[count // 2], latencies[int(count * 0.99)]
+    cpu_ms = 1000 * cpu_s / count
+    return scenario.name, count, count / bench.seconds, 1000 * p50, 1000 * p99, cpu_ms
+
+
+def _next_refresh(reply: Reply) -> bytes:
+    if reply.status != 200:
+        raise RuntimeError(f"a refresh or login was answered {reply.status} {reply.body!r}")
+    start = reply.body.index(b'"refresh_token":"') + len(b'"refresh_token":"')
+    token = reply.body[start : reply.body.index(b'"', start)].decode("ascii")
+    return token_request(
+        {"grant_type": "refresh_token", "client_id": PUBLIC, "refresh_token": token}
+    )
+
+
+def _header(reply: Reply, name: bytes) -> str:
+    lines = reply.head.split(b"\r\n")
+    return next(
+        line.partition(b":")[2].strip().decode("ascii")
+        for line in lines
+        if line.lower().startswith(name + b":")
+    )
+
+
+def _cpu_s(pid: int) -> float:
+    """User and system time of a process, its threads included (proc(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def _signature_cpu_ms(cpu: int) -> float:
+    command = ["taskset", "-c", str(cpu), sys.executable, "scripts/_sign.py", str(SIGN_S)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return float(json.loads(printed)["cpu_ms"])
+
+
+def _table(rows: Sequence[Row]) -> str:
+    names = ("requests/s", "p50 ms", "p99 ms", "CPU-ms", "signature CPU-ms", "CPU in signatures")
+    widths = (11, 9, 9, 9, 18, 19)
+    lines = [
+        " " * 20 + "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
+    ]
+    lines += [
+        f"{row.name:<20}{row.per_s:>11.0f}{row.p50_ms:>9.2f}{row.p99_ms:>9.2f}{row.cpu_ms:>9.3f}"
+        f"{row.sign_cpu_ms:>18.3f}{row.in_signatures:>19.2f}"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measure requests/s and CPU-ms per request of one server process on one core.",
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each scenario")
+    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--postgres", action="store_true", help="measure on PostgreSQL as well")
+    parser.add_argument("--only", action="append", default=[], metavar="SCENARIO")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = _options()
+    configure_logging("console", "warning")
+    cpus = sorted(os.sched_getaffinity(0))
+    server_cpu, load_cpu = cpus[0], cpus[-1]
+    os.sched_setaffinity(0, {load_cpu})  # the database server inherits it
+    if server_cpu == load_cpu:
+        print("One core for server and load: requests/s and latencies say nothing here.")
+    bench = Bench(options.seconds, options.connections, server_cpu, frozenset(options.only))
+    figures: dict[str, Any] = {
+        "cores": len(cpus),
+        "python": platform.python_version(),
+        "seconds": bench.seconds,
+        "connections": bench.connections,
+    }
+    for database in ("sqlite", "postgresql") if options.postgres else ("sqlite",):
+        with temporary_installation(database) as installation:
+            rows = asyncio.run(run_bench(installation, bench))
+        print(f"{database}, one process on one core, {bench.connections} connections")
+        print(_table(rows))
+        figures[database] = [{**asdict(row), "in_signatures": row.in_signatures} for row in rows]
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
