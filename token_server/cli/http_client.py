@@ -41,16 +41,22 @@ _OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 def request(
-    url: str, *, form: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+    url: str,
+    *,
+    form: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+    is_private: bool = False,
 ) -> HttpAnswer:
-    """GET the URL, or POST the form to it; any status is an answer.
+    """GET the URL, or POST the form to it; any status is an answer. `is_private` is for our own
+    management port, which speaks plain HTTP wherever it is.
 
     Raises OperatorError when the URL is no https (http on loopback) one, nobody answers, or the
     answer is beyond 1 MiB.
     """
     parts = urllib.parse.urlsplit(url)
     is_loopback = parts.hostname in _LOOPBACK_HOSTS
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback):
+    is_plain_ok = parts.scheme == "http" and (is_loopback or is_private)
+    if parts.scheme != "https" and not is_plain_ok:
         raise OperatorError(f"{url} is neither https nor http on this machine.", exit_code=2)
     data = None if form is None else urllib.parse.urlencode(form).encode("ascii")
     outgoing = urllib.request.Request(url, data=data, headers=dict(headers or {}))  # noqa: S310
