@@ -3,6 +3,8 @@
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -192,3 +194,16 @@ def test_a_running_server_says_that_it_is_ready(tmp_path: Path) -> None:
         assert answer == {"ready": True}
     with pytest.raises(RuntimeError, match="status 5"):
         installation.run_cli("doctor", "--live", "--management-bind", address)
+
+
+def test_the_health_check_loads_nothing_heavy() -> None:
+    """It runs every few seconds: no SQLAlchemy, no web framework, no cryptography."""
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom token_server.cli.main import cli\n"
+        "command = ['doctor', '--live', '--management-bind', '127.0.0.1:1']\n"
+        "assert CliRunner().invoke(cli, command).exit_code == 5\n"
+        "print([n for n in ('sqlalchemy', 'litestar', 'cryptography') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"
