@@ -82,7 +82,7 @@ class KillRounds:
 
     async def run(self) -> KillReport:
         async with self._installation.runtime() as runtime:
-            await _register(runtime, self._world.accounts)
+            await register(runtime, self._world.accounts)
         server, changer = await self._start(None)
         try:
             for number in range(1, self._plan.rounds + 1):
@@ -193,8 +193,10 @@ class KillRounds:
         if ahead not in ((0, 1) if session.in_flight == "refresh" else (0,)):
             self._world.note(session, f"generation {family.generation} is stored")
         self._report.happened["refresh"] += ahead
-        if (family.revoked_at is not None) != session.must_be_dead:
-            self._world.note(session, f"revoked for {family.revoked_reason}")
+        if family.revoked_at is None and session.must_be_dead:
+            self._world.note(session, "stored as live after a password change")
+        if family.revoked_at is not None and not session.must_be_dead:
+            self._world.note(session, f"stored as revoked: {family.revoked_reason}")
 
     async def _check_session(
         self, session: Session, connection: Connection, *, spend: bool
@@ -249,7 +251,7 @@ def _sessions() -> list[Session]:
     return [Session(account) for account in (*steady * 4, *changing * 2)]
 
 
-async def _register(runtime: Runtime, accounts: Sequence[Account]) -> None:
+async def register(runtime: Runtime, accounts: Sequence[Account]) -> None:
     new = NewClient(
         CLIENT_ID,
         ("password", "refresh_token"),
