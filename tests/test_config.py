@@ -331,9 +331,10 @@ def test_a_secret_file_that_cannot_be_read_is_named() -> None:
     )
 
 
-def test_a_password_in_a_flag_is_refused_and_not_echoed() -> None:
+@pytest.mark.parametrize("url", [SECRET_URL, "postgresql:///x?host=/run&password=hunter2"])
+def test_a_password_in_a_flag_is_refused_and_not_echoed(url: str) -> None:
     """argv is readable by every user of the machine."""
-    problem = only_problem(read_settings("tool", {"database_url": SECRET_URL}, {}))
+    problem = only_problem(read_settings("tool", {"database_url": url}, {}))
 
     assert "TOKEN_SERVER_DATABASE_URL_FILE" in problem
     assert "hunter2" not in problem
@@ -374,6 +375,21 @@ def test_settings_never_show_a_secret() -> None:
 def test_database_addresses_are_shown_without_passwords(url: str, shown: str) -> None:
     """Wherever libpq allows a password, it is hidden."""
     assert hide_password(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "mode", "warnings"),
+    [(SECRET_URL, 0o644, 1), (SECRET_URL, 0o600, 0), ("sqlite:///data/x.db", 0o644, 0)],
+)
+def test_a_password_in_a_readable_file_is_warned_about(
+    tmp_path: Path, url: str, mode: int, warnings: int
+) -> None:
+    """Only where there is one: most files of settings may be read by anybody."""
+    file = tmp_path / "config.toml"
+    file.write_text(f'database_url = "{url}"\n')
+    file.chmod(mode)
+
+    assert len(load_settings("tool", {}, {}, file).warnings) == warnings
 
 
 def test_toml_takes_numbers_and_lists(tmp_path: Path) -> None:

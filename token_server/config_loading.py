@@ -31,6 +31,7 @@ CONFIG_FILE_VARIABLE = "TOKEN_SERVER_CONFIG"
 MAX_FILE_BYTES = 1 << 20
 DEFAULT_DATABASE_URL = "sqlite:///data/token-server.db"
 DEV_BIND = "127.0.0.1:8080"
+PASSWORD_IN_URL = re.compile(r"://[^/@]*:[^/@]+@|[?&]password=")
 # Kubernetes gives every pod these when a Service is called "token-server".
 KUBERNETES_VARIABLE = re.compile(
     r"TOKEN_SERVER_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
@@ -133,7 +134,7 @@ def _read_flags(flags: Mapping[str, str], notes: _Notes) -> dict[str, _Raw]:
     raws = {}
     for name, text in flags.items():
         setting = SETTINGS[name]
-        if setting.is_secret and re.search(r"://[^/@]*:[^/@]+@", text):
+        if setting.is_secret and PASSWORD_IN_URL.search(text):
             notes.problems.append(
                 f"{setting.flag} holds a password, which other users of this machine can read "
                 f"from the process list: set {setting.variable} or {setting.variable}_FILE instead"
@@ -210,8 +211,8 @@ def _read_toml(path: Path, notes: _Notes) -> dict[str, _Raw]:
             notes.problems.append(f"{origin}: must be {setting.metavar}, not a table or a date")
         else:
             raws[name] = _Raw(text, origin)
-            if setting.is_secret and mode & stat.S_IROTH:
-                notes.warnings.append(f"{path} may hold a password and is world-readable")
+            if mode & stat.S_IROTH and setting.is_secret and PASSWORD_IN_URL.search(text):
+                notes.warnings.append(f"{path} holds a password and is world-readable: chmod o-r")
     return raws
 
 
