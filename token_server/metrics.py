@@ -63,60 +63,69 @@ class Metrics:
     """Everything that is counted. Each method is one event, or one new value of a gauge."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
+        self._registry = CollectorRegistry()
         self._is_multiprocess = MULTIPROCESS_VARIABLE in os.environ
         if not self._is_multiprocess:
-            ProcessCollector(registry=registry)
+            ProcessCollector(registry=self._registry)
+        self._bind_token_metrics()
+        self._bind_process_metrics()
+
+    def _bind_token_metrics(self) -> None:
         requests = Counter(
             "token_server_token_requests",
             "Requests at the token endpoint; outcome is issued, replayed or the error code.",
             ("grant", "outcome"),
-            registry=registry,
+            registry=self._registry,
         )
         self._token_requests = _Children[Counter](requests.labels, ())
         durations = Histogram(
             "token_server_token_request_duration_seconds",
             "From the whole request read to the answer ready.",
             ("grant",),
-            registry=registry,
+            registry=self._registry,
             buckets=TOKEN_SECONDS,
         )
         self._token_durations = _Children[Histogram](durations.labels, ())
         refresh = Counter(
-            "token_server_refresh", "Refresh tokens presented.", ("outcome",), registry=registry
+            "token_server_refresh",
+            "Refresh tokens presented.",
+            ("outcome",),
+            registry=self._registry,
         )
         self._refresh = _Children[Counter](refresh.labels, ((name,) for name in REFRESH_OUTCOMES))
+
+    def _bind_process_metrics(self) -> None:
         http = Counter(
             "token_server_http_requests",
             "Answers by route and class of status.",
             ("route", "status"),
-            registry=registry,
+            registry=self._registry,
         )
         self._http = _Children[Counter](http.labels, ())
         self._hash_queue = Gauge(
             "token_server_password_hash_queue",
             "Password hashes waiting for a slot.",
-            registry=registry,
+            registry=self._registry,
             multiprocess_mode="livesum",
         )
         self._hash_durations = Histogram(
             "token_server_password_hash_duration_seconds",
             "One password hash, without the wait for a slot.",
-            registry=registry,
+            registry=self._registry,
             buckets=HASH_SECONDS,
         )
         keys = Gauge(
             "token_server_signing_keys",
             "Signing keys by state.",
             ("state",),
-            registry=registry,
+            registry=self._registry,
             multiprocess_mode="livemax",
         )
         self._signing_keys = _Children[Gauge](keys.labels, ((state,) for state in KeyState))
         self._audit_dropped = Counter(
             "token_server_audit_events_dropped",
             "Audit events that could not be stored; the log has them.",
-            registry=registry,
+            registry=self._registry,
         )
 
     def token_requests(self, grant: str, outcome: str) -> None:
