@@ -64,11 +64,24 @@ class Row:
     p50_ms: float
     p99_ms: float
     cpu_ms: float  # of the server process, all its threads
-    sign_cpu_ms: float  # of one signature, measured around this scenario on the same core
+    core_share: float  # what the server got of its core; the rest was idle or others'
+    signature: "Signature"  # around this scenario, on the same core
 
     @property
     def in_signatures(self) -> float:
-        return self.cpu_ms / self.sign_cpu_ms
+        return self.cpu_ms / self.signature.cpu_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    per_s: float
+    cpu_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    latencies: list[float]  # in seconds, sorted
+    cpu_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +99,10 @@ async def run_bench(installation: Installation, bench: Bench) -> list[Row]:
             secret = await _register(runtime)
         rows = []
         for scenario in await _scenarios(server.address, secret, bench):
-            before = _signature_cpu_ms(bench.server_cpu)
-            row = await _measure(server, scenario, bench)
-            after = _signature_cpu_ms(bench.server_cpu)
-            rows.append(Row(*row, sign_cpu_ms=(before + after) / 2))
+            before = _sign(bench.server_cpu)
+            measured = await _measure(server, scenario, bench)
+            after = _sign(bench.server_cpu)
+            rows.append(_row(scenario.name, measured, bench.seconds, _mean(before, after)))
     finally:
         status = server.stop()
     if status != 0:
@@ -143,9 +156,7 @@ async def _scenarios(address: Address, secret: str, bench: Bench) -> list[Scenar
     return [scenarios[name] for name in wanted]
 
 
-async def _measure(
-    server: ServerProcess, scenario: Scenario, bench: Bench
-) -> tuple[str, int, float, float, float, float]:
+async def _measure(server: ServerProcess, scenario: Scenario, bench: Bench) -> Measured:
     latencies: list[float] = []
     statuses: Counter[int] = Counter()
     begin = time.perf_counter() + WARM_UP_S
@@ -171,11 +182,22 @@ async def _measure(
         cpu_s = _cpu_s(server.pid) - cpu_started
     if set(statuses) != {scenario.expected}:
         raise RuntimeError(f"{scenario.name}: answers {dict(statuses)}")
-    latencies.sort()
+    return Measured(sorted(latencies), cpu_s)
+
+
+def _row(name: str, measured: Measured, seconds: float, signature: Signature) -> Row:
+    latencies = measured.latencies
     count = len(latencies)
-    p50, p99 = latencies[count // 2], latencies[int(count * 0.99)]
-    cpu_ms = 1000 * cpu_s / count
-    return scenario.name, count, count / bench.seconds, 1000 * p50, 1000 * p99, cpu_ms
+    return Row(
+        name=name,
+        requests=count,
+        per_s=count / seconds,
+        p50_ms=1000 * latencies[count // 2],
+        p99_ms=1000 * latencies[int(count * 0.99)],
+        cpu_ms=1000 * measured.cpu_s / count,
+        core_share=measured.cpu_s / seconds,
+        signature=signature,
+    )
 
 
 def _next_refresh(reply: Reply) -> bytes:
@@ -203,22 +225,36 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
-def _signature_cpu_ms(cpu: int) -> float:
+def _sign(cpu: int) -> Signature:
     command = ["taskset", "-c", str(cpu), sys.executable, "scripts/_sign.py", str(SIGN_S)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return float(json.loads(printed)["cpu_ms"])
+    return Signature(**json.loads(printed))
+
+
+def _mean(*signatures: Signature) -> Signature:
+    count = len(signatures)
+    return Signature(
+        sum(each.per_s for each in signatures) / count,
+        sum(each.cpu_ms for each in signatures) / count,
+    )
 
 
 def _table(rows: Sequence[Row]) -> str:
-    names = ("requests/s", "p50 ms", "p99 ms", "CPU-ms", "signature CPU-ms", "CPU in signatures")
-    widths = (11, 9, 9, 9, 18, 19)
+    signature = _mean(*(row.signature for row in rows))
+    columns: dict[str, Callable[[Row], str]] = {
+        "requests/s": lambda row: f"{row.per_s:.0f}",
+        "p50 ms": lambda row: f"{row.p50_ms:.2f}",
+        "p99 ms": lambda row: f"{row.p99_ms:.2f}",
+        "core": lambda row: f"{row.core_share:.0%}",
+        "CPU-ms": lambda row: f"{row.cpu_ms:.3f}",
+        "in signatures": lambda row: f"{row.in_signatures:.2f}",
+    }
     lines = [
-        " " * 20 + "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
+        f"RSA-2048: {signature.per_s:.0f} signatures/s, {signature.cpu_ms:.3f} CPU-ms each",
+        " " * 20 + "".join(f"{name:>14}" for name in columns),
     ]
     lines += [
-        f"{row.name:<20}{row.per_s:>11.0f}{row.p50_ms:>9.2f}{row.p99_ms:>9.2f}{row.cpu_ms:>9.3f}"
-        f"{row.sign_cpu_ms:>18.3f}{row.in_signatures:>19.2f}"
-        for row in rows
+        f"{row.name:<20}" + "".join(f"{show(row):>14}" for show in columns.values()) for row in rows
     ]
     return "\n".join(lines)
 
