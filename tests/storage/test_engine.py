@@ -9,6 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 
 from tests.support.databases import TEST_EPOCH as NOW
 from tests.support.databases import PostgresDatabases
@@ -340,6 +341,14 @@ async def test_database_that_does_not_exist_is_told(postgres_databases: Postgres
     with pytest.raises(OperatorError, match="does not exist") as caught:
         await open_store(postgres_databases.url_of("nobody_made_this"), now=lambda: NOW)
     assert "nobody_made_this" not in caught.value.message
+
+
+async def test_refused_login_is_told(postgres_url: str) -> None:
+    """A wrong user or password is the operator's to mend, not something to retry."""
+    url = make_url(postgres_url).set(username="nobody_by_that_name")
+    with pytest.raises(OperatorError, match="user or password") as caught:
+        await open_store(url.render_as_string(hide_password=False), now=lambda: NOW)
+    assert "nobody_by_that_name" not in caught.value.message
 
 
 async def test_unreachable_postgres_is_unavailable() -> None:

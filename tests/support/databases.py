@@ -112,7 +112,7 @@ def postgres_server() -> Iterator[str]:
     """The URL of a server on which databases may be created."""
     given = os.environ.get("TEST_DATABASE_URL")
     if given:
-        yield given
+        yield make_url(given).set(drivername="postgresql").render_as_string(hide_password=False)
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it complains of a missing XDG_RUNTIME_DIR

@@ -9,12 +9,11 @@ Every environmental failure leaves as UnavailableError. Must not hold a domain r
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-import aiosqlite
-from sqlalchemy import Connection, event, exc, text
+from sqlalchemy import URL, Connection, event, exc, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -98,16 +97,6 @@ async def open_store(database_url: str, *, now: Now) -> Store:
     else:
         backend = await _open_postgres(address)
     return Store(backend, now)
-
-
-async def fetch_from_sqlite(
-    conn: AsyncConnection, statement: str, values: Sequence[object]
-) -> list[tuple[Any, ...]]:
-    """All rows of a driver-level statement, in one hop to the driver's thread instead of four."""
-    driver = (await conn.get_raw_connection()).driver_connection
-    if not isinstance(driver, aiosqlite.Connection):
-        raise TypeError("not a SQLite connection")
-    return [tuple(row) for row in await driver.execute_fetchall(statement, values)]
 
 
 @contextlib.contextmanager
@@ -205,15 +194,12 @@ def _prepare_file(path: Path) -> None:
 
 def _sqlite_engine(path: Path, *, is_writer: bool) -> AsyncEngine:
     engine = create_async_engine(
-        f"sqlite+aiosqlite:///{path}",
+        URL.create("sqlite+aiosqlite", database=str(path)),
         hide_parameters=True,
         pool_size=1 if is_writer else _SQLITE_READERS,
         max_overflow=0,
         pool_timeout=_POOL_TIMEOUT_S,
-        # Blocks end with COMMIT or ROLLBACK themselves, and readers open no transaction.
-        pool_reset_on_return=None,
-        isolation_level=None if is_writer else "AUTOCOMMIT",
-        skip_autocommit_rollback=not is_writer,
+        # No transaction but those that the "begin" event opens: a reader's statement is one.
         connect_args={"isolation_level": None, "timeout": _SQLITE_BUSY_TIMEOUT_S},
     )
 
@@ -234,13 +220,7 @@ def _sqlite_engine(path: Path, *, is_writer: bool) -> AsyncEngine:
         # A deferred BEGIN that upgrades to a write fails at once and ignores the busy timeout.
         @event.listens_for(engine.sync_engine, "begin")
         def begin(connection: Connection) -> None:
-            # Straight to the driver: one hop to its thread; a cursor of SQLAlchemy's takes three.
-            try:
-                connection.connection.run_async(lambda driver: driver.execute("BEGIN IMMEDIATE"))
-            except asyncio.CancelledError:
-                # The driver's thread may still begin: closing the connection ends that, too.
-                connection.invalidate()
-                raise
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 

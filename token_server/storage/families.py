@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Row,
     bindparam,
     case,
     delete,
@@ -26,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_server.records import Family
 from token_server.storage.batch import Batcher, RotationEntry, Work
-from token_server.storage.engine import Store, fetch_from_sqlite
+from token_server.storage.engine import Store
 from token_server.storage.schema import clients, families, join_words, split_words
 
 _C = families.c
@@ -205,12 +206,12 @@ async def insert_family(conn: AsyncConnection, new: NewFamily) -> Family | None:
     values["scope"] = join_words(new.scope)
     values["audience"] = join_words(new.audience)
     row = (await conn.execute(_INSERT, values)).one_or_none()
-    return None if row is None else _family_of(row._asdict())
+    return None if row is None else _family_of(row)
 
 
 async def find_family(conn: AsyncConnection, family_id: bytes) -> Family | None:
     row = (await conn.execute(_FIND, {"family_id": family_id})).one_or_none()
-    return None if row is None else _family_of(row._asdict())
+    return None if row is None else _family_of(row)
 
 
 async def list_families(
@@ -218,7 +219,7 @@ async def list_families(
 ) -> list[Family]:
     """The user's live sessions, the newest login first."""
     rows = await conn.execute(_LIST, {"user_id": user_id, "now": now, "limit": limit})
-    return [_family_of(row._asdict()) for row in rows]
+    return [_family_of(row) for row in rows]
 
 
 async def rotate_families(conn: AsyncConnection, entries: Sequence[RotationEntry]) -> list[Family]:
@@ -232,10 +233,10 @@ async def rotate_families(conn: AsyncConnection, entries: Sequence[RotationEntry
     if conn.dialect.name == "postgresql":
         columns = zip(*(_entry_values(entry) for entry in entries), strict=True)
         rows = await conn.exec_driver_sql(_ROTATE_POSTGRES, tuple(map(list, columns)))
-        return [_family_of(row._asdict()) for row in rows]
-    flat = [value for entry in entries for value in _entry_values(entry)]
-    stepped = await fetch_from_sqlite(conn, _rotate_sqlite(len(entries)), flat)
-    return [_family_of(dict(zip(_COLUMN_NAMES, row, strict=True))) for row in stepped]
+    else:
+        flat = tuple(value for entry in entries for value in _entry_values(entry))
+        rows = await conn.exec_driver_sql(_rotate_sqlite(len(entries)), flat)
+    return [_family_of(row) for row in rows]
 
 
 def rotation_batcher(store: Store) -> Batcher[RotationEntry, Family | None]:
@@ -279,7 +280,7 @@ async def note_replay(conn: AsyncConnection, family_id: bytes, generation: int) 
     """
     values = {"for_family_id": family_id, "presented": generation}
     row = (await conn.execute(_NOTE_REPLAY, values)).one_or_none()
-    return None if row is None else _family_of(row._asdict())
+    return None if row is None else _family_of(row)
 
 
 async def prune_families(conn: AsyncConnection, before: int, limit: int) -> int:
@@ -311,7 +312,8 @@ def _entry_values(entry: RotationEntry) -> tuple[bytes, int, str, int, int]:
     return (entry.family_id, entry.generation, entry.client_id, entry.now, entry.idle_ttl_s)
 
 
-def _family_of(values: Mapping[str, Any]) -> Family:
+def _family_of(row: Row[*tuple[Any, ...]]) -> Family:
+    values = row._asdict()
     return Family(
         **{
             **values,
