@@ -111,10 +111,15 @@ async def test_failed_statement_shows_no_values(store: Store) -> None:
 
 
 async def test_closing_twice_is_allowed(database_url: str) -> None:
-    """A shutdown path may run twice."""
+    """A shutdown path may run twice, and a straggler behind it opens nothing again."""
     store = await open_store(database_url, now=lambda: NOW)
     await store.close()
     await store.close()
+    with pytest.raises(UnavailableError, match="storage_closed"):
+        await value(store, "name")
+    with pytest.raises(UnavailableError, match="storage_closed"):
+        async with store.write() as conn:
+            await meta.set(conn, "name", "value")
 
 
 # --- SQLite ------------------------------------------------------------------------------------

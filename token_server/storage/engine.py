@@ -65,6 +65,7 @@ class Store:
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection that cannot write. Each statement sees what is committed when it starts."""
+        self._require_open()
         with _translated():
             async with self._backend.read() as conn:
                 yield conn
@@ -75,6 +76,7 @@ class Store:
 
         `wait_s` replaces the bound on the wait for other writers (migrations wait longer).
         """
+        self._require_open()
         with _translated():
             async with self._backend.write(wait_s) as conn:
                 yield conn
@@ -83,6 +85,10 @@ class Store:
         if not self._is_closed:
             self._is_closed = True
             await self._backend.close()
+
+    def _require_open(self) -> None:
+        if self._is_closed:  # the pool would connect again, and the lock's descriptors are gone
+            raise UnavailableError("storage_closed")
 
 
 async def open_store(database_url: str, *, now: Now) -> Store:
