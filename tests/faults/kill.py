@@ -6,6 +6,7 @@ against what clients were told. What was in flight may have happened or not, but
 """
 
 import asyncio
+import contextlib
 import json
 import random
 import time
@@ -44,6 +45,9 @@ STEADY_SESSIONS = 12
 CHANGING_ACCOUNTS = 4
 LOAD_S = (0.3, 1.2)
 LATE_KILL_S = 0.05
+AIM_TIMEOUT_S = 2.0
+AIMED_SHARE = 0.5  # of the kills come in the middle of a password change
+AIMED_KILL_S = 0.03  # about what a password change takes
 SPENT_CHECK_SHARE = 4  # one session in so many is spent to see that its old token is dead
 
 
@@ -121,6 +125,8 @@ class KillRounds:
         after_s = self._random.uniform(*LOAD_S)
         victims = self._random.choice([["server"], ["server", "changer"], ["changer", "server"]])
         await asyncio.wait([running], timeout=after_s)
+        if is_aimed := self._random.random() < AIMED_SHARE:
+            await self._await_change(load)
         for index, victim in enumerate(victims):
             if index:
                 await asyncio.sleep(self._random.uniform(0, LATE_KILL_S))
@@ -134,9 +140,16 @@ class KillRounds:
         return {
             "killed": victims,
             "after_s": round(after_s, 3),
+            "aimed_at_a_change": is_aimed,
             "acknowledged": dict(self._report.acknowledged - before),
             "in_flight": unanswered,
         }
+
+    async def _await_change(self, load: Load) -> None:
+        load.change_begun.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(load.change_begun.wait(), AIM_TIMEOUT_S)
+        await asyncio.sleep(self._random.uniform(0, AIMED_KILL_S))
 
     async def _check(self, server: ServerProcess) -> dict[str, Any]:
         """Compare everything with what was acknowledged, and leave the world settled again."""

@@ -22,6 +22,7 @@ from tests.support.process import ROOT, Installation, ServerProcess
 CLIENT_ID = "survivor"
 PAUSE_BETWEEN_CHANGES_S = 0.1
 RETRY_S = 0.01
+CHEAP_HASHES = {"TOKEN_SERVER_ARGON2_MEMORY_KIB": "8", "TOKEN_SERVER_ARGON2_TIME_COST": "1"}
 
 
 @dataclass(slots=True)
@@ -83,10 +84,12 @@ class PasswordChanger:
 
     @classmethod
     async def start(cls, installation: Installation) -> "PasswordChanger":
+        """Its hashes are cheap, so that a kill meets the transaction and not the hash; a login
+        then stores a dear one, which is one more write to be killed in."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.faults.changer"),
             cwd=ROOT,
-            env=installation.environ(),
+            env={**installation.environ(), **CHEAP_HASHES},
             stdin=PIPE,
             stdout=PIPE,
         )
@@ -136,6 +139,7 @@ class Load:
         self._changer = changer
         self._is_over = False
         self._changes = 0
+        self.change_begun = asyncio.Event()  # set with each password change that is asked for
 
     def finish(self) -> None:
         """Nothing new is begun; what is in flight may still be answered."""
@@ -199,6 +203,7 @@ class Load:
             self._changes += 1
             account = changing[self._changes % len(changing)]
             account.pending = f"correct horse {account.version + 1} battery staple"
+            self.change_begun.set()
             if not await self._changer.change(account.email, account.pending):
                 return  # killed: `pending` stays
             account.acknowledge_change()
