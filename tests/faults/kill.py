@@ -23,8 +23,6 @@ from tests.faults.kill_load import (
     PasswordChanger,
     Session,
     World,
-    family_of,
-    generation_of,
     in_flight,
     is_invalid_grant,
     login_request,
@@ -34,6 +32,7 @@ from tests.faults.kill_load import (
 )
 from tests.support.load import Connection, open_connections
 from tests.support.process import Installation, ServerProcess, start_server
+from tests.support.refresh_tokens import family_of, generation_of
 from token_server.records import Family, Secret
 from token_server.runtime import Runtime
 from token_server.services.clients import NewClient, add_client

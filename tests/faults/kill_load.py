@@ -6,7 +6,6 @@ problem at once; what was in flight when the process died is left marked for the
 """
 
 import asyncio
-import base64
 import json
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -18,6 +17,7 @@ from typing import Any, Literal
 from tests.faults.changer import READY
 from tests.support.load import Connection, Reply, open_connections, token_request
 from tests.support.process import ROOT, Installation, ServerProcess
+from tests.support.refresh_tokens import family_of, generation_of
 
 CLIENT_ID = "survivor"
 PAUSE_BETWEEN_CHANGES_S = 0.1
@@ -251,17 +251,5 @@ def is_invalid_grant(reply: Reply) -> bool:
     return reply.status == 400 and reply.json()["error"] == "invalid_grant"
 
 
-def generation_of(refresh_token: str) -> int:
-    return int.from_bytes(_raw(refresh_token)[18:22], "big")
-
-
-def family_of(refresh_token: str) -> bytes:
-    return _raw(refresh_token)[2:18]
-
-
 def tokens(sessions: Sequence[Session]) -> list[str]:
     return [session.token for session in sessions if session.token is not None]
-
-
-def _raw(refresh_token: str) -> bytes:
-    return base64.urlsafe_b64decode(refresh_token.removeprefix("rt_"))

@@ -6,7 +6,6 @@ one use wins, every other one gets `invalid_grant`, and the family is dead.
 """
 
 import asyncio
-import base64
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from tests.support.load import (
     token_request,
 )
 from tests.support.process import Installation
+from tests.support.refresh_tokens import family_of, generation_of
 from token_server.records import Secret
 from token_server.runtime import Runtime
 from token_server.services.clients import NewClient, add_client
@@ -62,21 +62,6 @@ class RaceReport:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One login, seen from outside: its token text says which family and generation it is of."""
-
-    refresh_token: str
-
-    @property
-    def family_id(self) -> bytes:
-        return _raw(self.refresh_token)[2:18]
-
-
-def generation_of(refresh_token: str) -> int:
-    return int.from_bytes(_raw(refresh_token)[18:22], "big")
-
-
 async def run_race(
     installation: Installation, addresses: Sequence[Address], race: Race
 ) -> RaceReport:
@@ -84,20 +69,20 @@ async def run_race(
     report = RaceReport()
     async with installation.runtime() as runtime:
         await _register(runtime, race)
-        families = await _log_in(addresses, race)
+        tokens = await _log_in(addresses, race)
         started = time.monotonic()
         async with open_connections(addresses, race.uses * race.together) as connections:
             shares = list(_groups(connections, race.uses))
-            for group in _groups(families, race.together):
+            for group in _groups(tokens, race.together):
                 await asyncio.gather(
                     *(
-                        _race_family(race, family, share, report)
-                        for family, share in zip(group, shares, strict=False)
+                        _race_family(race, token, share, report)
+                        for token, share in zip(group, shares, strict=False)
                     )
                 )
         report.duration_s = time.monotonic() - started
-        for family in families:
-            await _check_stored(runtime, race, family, report)
+        for token in tokens:
+            await _check_stored(runtime, race, token, report)
     return report
 
 
@@ -113,63 +98,63 @@ async def _register(runtime: Runtime, race: Race) -> None:
     await add_user(runtime, NewUser(EMAIL, "Race Driver", Secret(PASSWORD)))
 
 
-async def _log_in(addresses: Sequence[Address], race: Race) -> list[Family]:
+async def _log_in(addresses: Sequence[Address], race: Race) -> list[str]:
     form = {"grant_type": "password", "username": EMAIL, "password": PASSWORD}
     request = token_request({**form, "client_id": race.client_id})
-    families: list[Family] = []
+    tokens: list[str] = []  # of each family the first
 
     async def log_in(connection: Connection) -> None:
-        while len(families) < race.families:
+        while len(tokens) < race.families:
             reply = await connection.request(request)
             assert reply.status == 200, reply.body
-            families.append(Family(str(reply.json()["refresh_token"])))
+            tokens.append(str(reply.json()["refresh_token"]))
 
     async with open_connections(addresses, LOGINS_AT_ONCE) as connections:
         await asyncio.gather(*map(log_in, connections))
-    return families[: race.families]
+    return tokens[: race.families]
 
 
 async def _race_family(
-    race: Race, family: Family, connections: Sequence[Connection], report: RaceReport
+    race: Race, token: str, connections: Sequence[Connection], report: RaceReport
 ) -> None:
-    request = _refresh_request(race, family.refresh_token)
+    request = _refresh_request(race, token)
     # All requests are written before the loop reads any answer.
     replies = await asyncio.gather(*(connection.send(request) for connection in connections))
     report.families += 1
     report.statuses.update(reply.status for reply in replies)
     judge = _judge_strict if race.is_strict else _judge_replayed
-    successor = judge(replies, family, report)
+    successor = judge(replies, token, report)
     if successor is not None:
         after = await connections[0].request(_refresh_request(race, successor))
         _judge_after(race, after, successor, report)
 
 
-def _judge_replayed(replies: Sequence[Reply], family: Family, report: RaceReport) -> str | None:
+def _judge_replayed(replies: Sequence[Reply], token: str, report: RaceReport) -> str | None:
     if any(reply.status != 200 for reply in replies):
         statuses = Counter(reply.status for reply in replies)
-        report.problems.append(f"{_name(family)}: not every use was answered 200: {statuses}")
+        report.problems.append(f"{_name(token)}: not every use was answered 200: {statuses}")
         return None
     bodies = [reply.json() for reply in replies]
     successors = {str(body["refresh_token"]) for body in bodies}
     if len(successors) != 1:
-        report.problems.append(f"{_name(family)}: {len(successors)} different successors")
+        report.problems.append(f"{_name(token)}: {len(successors)} different successors")
         return None
     if len({body["access_token"] for body in bodies}) != len(bodies):
-        report.problems.append(f"{_name(family)}: an access token was handed out twice")
+        report.problems.append(f"{_name(token)}: an access token was handed out twice")
     (successor,) = successors
-    if generation_of(successor) != generation_of(family.refresh_token) + 1:
-        report.problems.append(f"{_name(family)}: the successor is not one generation later")
+    if generation_of(successor) != generation_of(token) + 1:
+        report.problems.append(f"{_name(token)}: the successor is not one generation later")
     return successor
 
 
-def _judge_strict(replies: Sequence[Reply], family: Family, report: RaceReport) -> str | None:
+def _judge_strict(replies: Sequence[Reply], token: str, report: RaceReport) -> str | None:
     winners = [reply for reply in replies if reply.status == 200]
     losers = [reply for reply in replies if reply.status != 200]
     if len(winners) != 1:
-        report.problems.append(f"{_name(family)}: {len(winners)} uses won")
+        report.problems.append(f"{_name(token)}: {len(winners)} uses won")
     if any(loser.status != 400 or loser.json()["error"] != "invalid_grant" for loser in losers):
         statuses = Counter(reply.status for reply in losers)
-        report.problems.append(f"{_name(family)}: a loser got no invalid_grant: {statuses}")
+        report.problems.append(f"{_name(token)}: a loser got no invalid_grant: {statuses}")
     return str(winners[0].json()["refresh_token"]) if winners else None
 
 
@@ -184,16 +169,16 @@ def _judge_after(race: Race, after: Reply, successor: str, report: RaceReport) -
         report.problems.append("the successor's successor is not one generation later")
 
 
-async def _check_stored(runtime: Runtime, race: Race, family: Family, report: RaceReport) -> None:
+async def _check_stored(runtime: Runtime, race: Race, token: str, report: RaceReport) -> None:
     async with runtime.store.read() as connection:
-        stored = await find_family(connection, family.family_id)
+        stored = await find_family(connection, family_of(token))
     assert stored is not None
     steps = 1 if race.is_strict else 2  # the race, and the successor's own refresh
     if stored.generation != steps:
-        report.problems.append(f"{_name(family)}: generation {stored.generation}, not {steps}")
+        report.problems.append(f"{_name(token)}: generation {stored.generation}, not {steps}")
     reason = "refresh_token_reused" if race.is_strict else None
     if stored.revoked_reason != reason:
-        report.problems.append(f"{_name(family)}: revoked for {stored.revoked_reason}")
+        report.problems.append(f"{_name(token)}: revoked: {stored.revoked_reason}")
 
 
 def _refresh_request(race: Race, refresh_token: str) -> bytes:
@@ -206,9 +191,5 @@ def _groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-def _name(family: Family) -> str:
-    return f"family {family.family_id.hex()[:8]}"
-
-
-def _raw(refresh_token: str) -> bytes:
-    return base64.urlsafe_b64decode(refresh_token.removeprefix("rt_"))
+def _name(refresh_token: str) -> str:
+    return f"family {family_of(refresh_token).hex()[:8]}"
