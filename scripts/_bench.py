@@ -1,9 +1,9 @@
-"""Measures the server's cost per request on one core, beside the signature rate of that core.
+"""Measures the server's cost per request on one core, beside the floor: signature or hash alone.
 
 The server is a `token-server serve` process pinned to one core; the load (and the database server,
 where there is one) runs on another. Closed loop: each connection sends its next request when its
-answer is there. On a shared machine only the ratios within one run mean anything, so signatures
-are measured before and after every scenario. Must not run against anything but 127.0.0.1.
+answer is there. On a shared machine only the ratios within one run mean anything, so the
+floor is measured before and after every scenario. Must not run against anything but 127.0.0.1.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tests.support.load import (
     Address,
@@ -41,19 +41,21 @@ PASSWORD = "correct horse battery staple"
 SERVICE, PUBLIC = "bench-service", "bench-app"
 JWKS_PATH = "/.well-known/jwks.json"
 WARM_UP_S = 0.5
-SIGN_S = 1.0
+FLOOR_S = 1.0
 PASSWORD_CONNECTIONS = 4  # enough to keep the hash slot busy, far below the queue's bound
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`first` makes the first request of each connection, `then` the next one from an answer."""
+    """`first` is the first request of each connection, `then` makes the next one from an answer;
+    `floor` is the work in it that cannot be saved."""
 
     name: str
     expected: int
     first: Sequence[bytes]
     then: Callable[[Reply], bytes] | None = None
+    floor: Literal["signature", "hash"] = "signature"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +67,17 @@ class Row:
     p99_ms: float
     cpu_ms: float  # of the server process, all its threads
     core_share: float  # what the server got of its core; the rest was idle or others'
-    signature: "Signature"  # around this scenario, on the same core
+    floor: str
+    floor_per_s: float  # measured around this scenario, on the same core
+    floor_cpu_ms: float
 
     @property
-    def in_signatures(self) -> float:
-        return self.cpu_ms / self.signature.cpu_ms
+    def in_floors(self) -> float:
+        return self.cpu_ms / self.floor_cpu_ms
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
+class Cost:
     per_s: float
     cpu_ms: float
 
@@ -99,10 +103,10 @@ async def run_bench(installation: Installation, bench: Bench) -> list[Row]:
             secret = await _register(runtime)
         rows = []
         for scenario in await _scenarios(server.address, secret, bench):
-            before = _sign(bench.server_cpu)
+            before = _floor(scenario.floor, bench.server_cpu)
             measured = await _measure(server, scenario, bench)
-            after = _sign(bench.server_cpu)
-            rows.append(_row(scenario.name, measured, bench.seconds, _mean(before, after)))
+            after = _floor(scenario.floor, bench.server_cpu)
+            rows.append(_row(scenario, measured, bench.seconds, (before, after)))
     finally:
         status = server.stop()
     if status != 0:
@@ -147,7 +151,7 @@ async def _scenarios(address: Address, secret: str, bench: Bench) -> list[Scenar
     scenarios = {
         "client_credentials": Scenario("client_credentials", 200, [machine] * bench.connections),
         "refresh": Scenario("refresh", 200, refreshes, _next_refresh),
-        "password": Scenario("password", 200, [login] * PASSWORD_CONNECTIONS),
+        "password": Scenario("password", 200, [login] * PASSWORD_CONNECTIONS, floor="hash"),
         "jwks 200": Scenario("jwks 200", 200, [get_request(JWKS_PATH)] * bench.connections),
         "jwks 304": Scenario(
             "jwks 304", 304, [get_request(JWKS_PATH, {"If-None-Match": etag})] * bench.connections
@@ -185,18 +189,20 @@ async def _measure(server: ServerProcess, scenario: Scenario, bench: Bench) -> M
     return Measured(sorted(latencies), cpu_s)
 
 
-def _row(name: str, measured: Measured, seconds: float, signature: Signature) -> Row:
+def _row(scenario: Scenario, measured: Measured, seconds: float, floors: Sequence[Cost]) -> Row:
     latencies = measured.latencies
     count = len(latencies)
     return Row(
-        name=name,
+        name=scenario.name,
         requests=count,
         per_s=count / seconds,
         p50_ms=1000 * latencies[count // 2],
         p99_ms=1000 * latencies[int(count * 0.99)],
         cpu_ms=1000 * measured.cpu_s / count,
         core_share=measured.cpu_s / seconds,
-        signature=signature,
+        floor=scenario.floor,
+        floor_per_s=sum(floor.per_s for floor in floors) / len(floors),
+        floor_cpu_ms=sum(floor.cpu_ms for floor in floors) / len(floors),
     )
 
 
@@ -225,36 +231,27 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
-def _sign(cpu: int) -> Signature:
-    command = ["taskset", "-c", str(cpu), sys.executable, "scripts/_sign.py", str(SIGN_S)]
+def _floor(name: str, cpu: int) -> Cost:
+    command = ["taskset", "-c", str(cpu), sys.executable, "scripts/_floor.py", name, str(FLOOR_S)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return Signature(**json.loads(printed))
-
-
-def _mean(*signatures: Signature) -> Signature:
-    count = len(signatures)
-    return Signature(
-        sum(each.per_s for each in signatures) / count,
-        sum(each.cpu_ms for each in signatures) / count,
-    )
+    return Cost(**json.loads(printed))
 
 
 def _table(rows: Sequence[Row]) -> str:
-    signature = _mean(*(row.signature for row in rows))
     columns: dict[str, Callable[[Row], str]] = {
         "requests/s": lambda row: f"{row.per_s:.0f}",
         "p50 ms": lambda row: f"{row.p50_ms:.2f}",
         "p99 ms": lambda row: f"{row.p99_ms:.2f}",
         "core": lambda row: f"{row.core_share:.0%}",
         "CPU-ms": lambda row: f"{row.cpu_ms:.3f}",
-        "in signatures": lambda row: f"{row.in_signatures:.2f}",
+        "floor": lambda row: row.floor,
+        "floor/s": lambda row: f"{row.floor_per_s:.0f}",
+        "floor CPU-ms": lambda row: f"{row.floor_cpu_ms:.3f}",
+        "in floors": lambda row: f"{row.in_floors:.2f}",
     }
-    lines = [
-        f"RSA-2048: {signature.per_s:.0f} signatures/s, {signature.cpu_ms:.3f} CPU-ms each",
-        " " * 20 + "".join(f"{name:>14}" for name in columns),
-    ]
+    lines = [" " * 20 + "".join(f"{name:>13}" for name in columns)]
     lines += [
-        f"{row.name:<20}" + "".join(f"{show(row):>14}" for show in columns.values()) for row in rows
+        f"{row.name:<20}" + "".join(f"{show(row):>13}" for show in columns.values()) for row in rows
     ]
     return "\n".join(lines)
 
@@ -292,7 +289,7 @@ def main() -> int:
             rows = asyncio.run(run_bench(installation, bench))
         print(f"{database}, one process on one core, {bench.connections} connections")
         print(_table(rows))
-        figures[database] = [{**asdict(row), "in_signatures": row.in_signatures} for row in rows]
+        figures[database] = [{**asdict(row), "in_floors": row.in_floors} for row in rows]
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0
