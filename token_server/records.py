@@ -89,6 +89,7 @@ class User:
     updated_at: int
     password_changed_at: int
     last_login_at: int | None
+    roles: tuple[str, ...] = ()  # the `roles` claim (RFC 9068 §2.2.3.1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def test_add_prints_the_secret_once(command: Command) -> None:
     assert is_well_formed("ts_", secret)
     assert sorted(added) == POLICY
     assert command.json("client", "show", "billing") == added
-    assert command.json("client", "list") == [added]
+    assert command.json("client", "list", "--after", "account") == [added]
     for arguments in (("client", "show", "billing"), ("client", "list"), ("audit", "tail")):
         assert secret not in command(*arguments).output
 
@@ -114,7 +114,8 @@ def test_mistakes_are_one_line_with_their_exit_code(
     assert told in result.stderr
     assert result.stdout == ""
     assert "Traceback" not in result.output
-    assert [each["client_id"] for each in command.json("client", "list")] == ["billing"]
+    ids = [each["client_id"] for each in command.json("client", "list")]
+    assert ids == ["account", "billing"]
 
 
 def test_rotation_prints_a_new_secret_and_can_end_the_others(command: Command) -> None:
@@ -159,7 +160,7 @@ def test_delete_asks_first(command: Command) -> None:
     deleted = command.json("client", "delete", "billing", "--yes")
 
     assert deleted == {"client_id": "billing", "sessions_ended": 0}
-    assert command.json("client", "list") == []
+    assert command.json("client", "list", "--after", "account") == []
 
 
 def test_disable_and_enable_are_seen_by_the_next_command(command: Command) -> None:
@@ -184,7 +185,7 @@ def test_doubtful_registrations_warn_on_stderr(command: Command) -> None:
 
 def test_people_get_text_and_are_told_to_keep_the_secret(command: Command) -> None:
     """Without --json: labelled lines, and a list that says when it is empty."""
-    assert command("client", "list").stdout == "No clients.\n"
+    assert command("client", "list", "--after", "account").stdout == "No clients.\n"
     added = command("client", "add", "billing", "--grant", "client_credentials").stdout
     rotated = command("client", "rotate-secret", "billing").stdout
     shown = command("client", "show", "billing").stdout

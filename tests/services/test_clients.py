@@ -145,7 +145,7 @@ async def test_impossible_registration_lists_all_problems_and_writes_nothing(
         assert refused.value.exit_code == 2
         for told in ("usr_", "unknown", "public client", "scope", "absolute URI", "replay window"):
             assert told in refused.value.message
-        assert await list_clients(runtime) == []
+        assert [client.client_id for client in await list_clients(runtime)] == ["account"]
 
 
 async def test_new_secret_lives_beside_the_old_ones(database_url: str) -> None:
@@ -346,5 +346,17 @@ async def test_clients_are_listed_in_pages(sqlite_url: str) -> None:
             pages += page
             after = page[-1].client_id
 
-    assert [client.client_id for client in pages] == ["c0", "c1", "c2", "c3", "c4"]
-    assert all(len(client.secrets) == 1 for client in pages)
+    built_in, *made = pages
+    assert built_in.client_id == "account"
+    assert [client.client_id for client in made] == ["c0", "c1", "c2", "c3", "c4"]
+    assert all(len(client.secrets) == 1 for client in made)
+
+
+async def test_built_in_client_is_disabled_but_never_deleted(sqlite_url: str) -> None:
+    """The account API would not come back without its row; disabling is the way to close it."""
+    async with open_people(sqlite_url) as runtime:
+        with pytest.raises(OperatorError, match="disable") as refused:
+            await delete_client(runtime, "account")
+        assert refused.value.exit_code == 2
+        assert (await disable_client(runtime, "account")).is_enabled is False
+        assert (await enable_client(runtime, "account")).is_enabled is True

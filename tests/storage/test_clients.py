@@ -78,7 +78,14 @@ async def test_clients_are_listed_in_pages_with_their_secrets(store: Store) -> N
         while page := await clients.list_clients(conn, seen[-1].client_id if seen else None, 2):
             seen += page
         assert await clients.list_clients(conn, seen[-1].client_id, 2) == []
-    assert seen == sorted(made, key=lambda client: client.client_id)
+    built_in, *others = seen
+    assert others == sorted(made, key=lambda client: client.client_id)
+    assert (built_in.client_id, built_in.is_public, built_in.grant_types, built_in.secrets) == (
+        "account",
+        True,
+        frozenset({"refresh_token"}),
+        (),
+    )
 
 
 async def test_client_is_disabled_and_enabled(store: Store) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, inspect, text
 
 from tests.support.databases import TEST_EPOCH
 from token_server.errors import OperatorError
-from token_server.storage import meta, migrations
+from token_server.storage import clients, meta, migrations, users
 from token_server.storage.engine import open_store
 from token_server.storage.schema import metadata
 
@@ -115,7 +115,7 @@ async def test_newer_schema_is_refused(database_url: str) -> None:
 
 _KILLED = """
 import asyncio, os, signal, sys
-from token_server.storage import meta, migrations
+from token_server.storage import clients, meta, migrations, users
 from token_server.storage.engine import open_store
 
 async def die(*_):  # every table exists inside the transaction; the commit does not come
@@ -144,5 +144,37 @@ async def test_killed_upgrade_leaves_the_old_schema(empty_database_url: str) -> 
         assert await migrations.upgrade(store) is True
         async with store.read() as conn:
             assert await meta.get(conn, migrations.UPGRADED_AT) == str(TEST_EPOCH)
+    finally:
+        await store.close()
+
+
+async def test_database_of_the_first_release_is_upgraded_while_its_code_serves(
+    empty_database_url: str,
+) -> None:
+    """Rows stay, and what the old code writes meanwhile fits: it does not know of roles."""
+    old_row = text(
+        "INSERT INTO users (user_id, email, email_canonical, name, password_hash, is_active,"
+        " credential_version, created_at, updated_at, password_changed_at)"
+        " VALUES (:user_id, :user_id, :user_id, 'A', '$', true, 0, 1, 1, 1)"
+    )
+    store = await open_store(empty_database_url, now=lambda: TEST_EPOCH)
+    try:
+        async with store.write() as conn:
+            await conn.run_sync(migrations.run_alembic, "0001")
+            await meta.set(conn, migrations.UPGRADED_AT, "1")
+            await conn.execute(old_row, {"user_id": "usr_before"})
+        assert await migrations.upgrade(store) is True
+        async with store.write() as conn:
+            await conn.execute(old_row, {"user_id": "usr_after"})
+        async with store.read() as conn:
+            found = await users.list_users(conn, None, 10)
+            account = await clients.find_client(conn, "account")
+        assert [(user.user_id, user.roles) for user in found] == [
+            ("usr_after", ()),
+            ("usr_before", ()),
+        ]
+        assert account is not None
+        assert account.is_public
+        assert account.is_enabled
     finally:
         await store.close()

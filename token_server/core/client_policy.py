@@ -19,7 +19,8 @@ PASSWORD = "password"
 REFRESH_TOKEN = "refresh_token"
 GRANT_TYPES = (CLIENT_CREDENTIALS, PASSWORD, REFRESH_TOKEN)
 # `account` stands for the tokens of /api/auth/*, which no operator's client may imitate.
-RESERVED_CLIENT_IDS = frozenset({"account"})
+ACCOUNT_CLIENT_ID = "account"
+RESERVED_CLIENT_IDS = frozenset({ACCOUNT_CLIENT_ID})
 ACCESS_TOKEN_TYPS = ("at+jwt", "JWT")
 
 _DAY_S = 86400

@@ -7,7 +7,7 @@ of the client in the same transaction. A running server notices within the bound
 
 from dataclasses import dataclass
 
-from token_server.core.client_policy import client_problems
+from token_server.core.client_policy import RESERVED_CLIENT_IDS, client_problems
 from token_server.core.identifiers import SECRET_ID_BYTES, name_problem, new_secret_id
 from token_server.core.opaque import CLIENT_SECRET_PREFIX, RANDOM_BYTES, digest, format_opaque
 from token_server.errors import OperatorError
@@ -194,7 +194,16 @@ async def enable_client(runtime: Runtime, client_id: str) -> Client:
 
 
 async def delete_client(runtime: Runtime, client_id: str) -> int:
-    """Delete the client and its secrets and end its sessions; how many sessions ended."""
+    """Delete the client and its secrets and end its sessions; how many sessions ended.
+
+    OperatorError for an unknown client, and for one that the server itself needs.
+    """
+    if client_id in RESERVED_CLIENT_IDS:
+        raise OperatorError(
+            f'The client "{client_id}" is part of the server and was not deleted:'
+            " `token-server client disable` closes its door.",
+            exit_code=2,
+        )
     now = runtime.clock.now()
     event = None
     ended: list[str] = []

@@ -55,6 +55,7 @@ users = Table(
     Column("updated_at", BigInteger, nullable=False),
     Column("password_changed_at", BigInteger, nullable=False),
     Column("last_login_at", BigInteger),
+    Column("roles", Text, nullable=False, server_default=text("''")),
     CheckConstraint("credential_version >= 0", name="credential_version"),
 )
 
@@ -155,6 +156,15 @@ audit_events = Table(
     Column("details", Text, nullable=False),  # a JSON object
     Index("ix_audit_events_at", "at"),  # prune_events
     sqlite_autoincrement=True,
+)
+
+throttles = Table(
+    "throttles",
+    metadata,
+    Column("bucket", Text, primary_key=True),
+    # Epoch MILLISECONDS: the theoretical arrival time of GCRA, finer than a stored instant.
+    Column("full_at", BigInteger, nullable=False),
+    Index("ix_throttles_full_at", "full_at"),  # prune_throttles
 )
 
 

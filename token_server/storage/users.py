@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_server.records import Secret, User
 from token_server.storage.errors import AlreadyExistsError
-from token_server.storage.schema import users
+from token_server.storage.schema import join_words, split_words, users
 
 _C = users.c
 _COLUMNS = (
@@ -28,6 +28,7 @@ _COLUMNS = (
     _C.updated_at,
     _C.password_changed_at,
     _C.last_login_at,
+    _C.roles,
 )
 _FIND = select(*_COLUMNS).where(_C.user_id == bindparam("user_id"))
 _FIND_BY_EMAIL = select(*_COLUMNS).where(_C.email_canonical == bindparam("email_canonical"))
@@ -39,9 +40,11 @@ _LIST = (
 )
 _INSERT = text(
     "INSERT INTO users (user_id, email, email_canonical, name, password_hash, is_active,"
-    " credential_version, created_at, updated_at, password_changed_at, last_login_at)"
+    " credential_version, created_at, updated_at, password_changed_at, last_login_at,"
+    " roles)"
     " VALUES (:user_id, :email, :email_canonical, :name, :password_hash, :is_active,"
-    " :credential_version, :created_at, :updated_at, :password_changed_at, :last_login_at)"
+    " :credential_version, :created_at, :updated_at, :password_changed_at, :last_login_at,"
+    " :roles)"
     " ON CONFLICT (email_canonical) DO NOTHING"
 )
 _IS_USER = _C.user_id == bindparam("for_user_id")
@@ -109,6 +112,7 @@ async def insert_user(conn: AsyncConnection, user: User) -> None:
             "updated_at": user.updated_at,
             "password_changed_at": user.password_changed_at,
             "last_login_at": user.last_login_at,
+            "roles": join_words(user.roles),
         },
     )
     if done.rowcount == 0:
@@ -156,4 +160,10 @@ async def _changed(conn: AsyncConnection, statement: Update, values: Mapping[str
 
 def _user_of(row: Row[*tuple[Any, ...]]) -> User:
     values = row._asdict()
-    return User(**{**values, "password_hash": Secret(values["password_hash"])})
+    return User(
+        **{
+            **values,
+            "password_hash": Secret(values["password_hash"]),
+            "roles": split_words(values["roles"]),
+        }
+    )
