@@ -261,7 +261,7 @@ def _fill_defaults(
     if mode == "tool":
         default("log_level", "warning", " of commands")
     default("log_format", "console" if terminal else "json")
-    slots = max(1, len(os.sched_getaffinity(0)) // values.get("workers", 1))
+    slots = max(1, _cores() // values.get("workers", 1))
     default("password_hash_slots", slots, ": cores / WORKERS")
     fields = {info.name: info.default for info in msgspec.structs.fields(Settings)}
     for name, setting in SETTINGS.items():
@@ -272,6 +272,13 @@ def _fill_defaults(
         windows = (values[n] for n in ("jwks_max_age", "key_reload_interval", "clock_skew"))
         default("key_lead", least_key_lead_s(*windows), " of dev: the least that is safe")
     default("key_lead", fields["key_lead_s"])
+
+
+def _cores() -> int:
+    """The cores this process may use; macOS knows only those of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _shown(text: str) -> str:
