@@ -16,9 +16,11 @@ from token_server.errors import UnavailableError
 from token_server.logs import get_logger
 from token_server.runtime import Runtime
 from token_server.web import answers
+from token_server.web.docs_ui import docs_handlers
 from token_server.web.edge import Edge
 from token_server.web.forms import MAX_BODY_BYTES
 from token_server.web.oauth import token_handler
+from token_server.web.openapi import openapi_handler
 from token_server.web.requests import request_id
 from token_server.web.well_known import well_known_handlers
 
@@ -27,8 +29,16 @@ _log = get_logger(__name__)
 
 def create_app(runtime: Runtime, more_handlers: Sequence[ASGIRouteHandler] = ()) -> ASGIApp:
     """The public application; `more_handlers` are the health endpoints of the hosting process."""
+    handlers = [
+        token_handler(runtime),
+        *well_known_handlers(runtime),
+        openapi_handler(runtime),
+        *more_handlers,
+    ]
+    if runtime.settings.mode == "dev":
+        handlers += docs_handlers()
     app = Litestar(
-        route_handlers=[token_handler(runtime), *well_known_handlers(runtime), *more_handlers],
+        route_handlers=handlers,
         exception_handlers={HTTPException: _http_error, Exception: _unexpected_error},
         openapi_config=None,
         logging_config=None,

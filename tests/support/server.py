@@ -20,7 +20,9 @@ from token_server.crypto.opening import open_keyring
 from token_server.records import Client, Secret, User
 from token_server.runtime import Runtime, SystemEntropy, open_runtime
 from token_server.services.clients import NewClient, add_client
+from token_server.services.health import Readiness
 from token_server.services.users import NewUser, add_user
+from token_server.web.health import health_handlers
 
 ISSUER = "https://auth.example"
 AUDIENCE = "https://orders.example"
@@ -146,7 +148,7 @@ async def serving(runtime: Runtime, parser: Parser = "auto") -> AsyncIterator[st
     """The public application over `runtime`, at the address that is given."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     config = uvicorn.Config(
-        create_app(runtime),
+        create_app(runtime, health_handlers(Readiness(runtime))),
         http=parser,
         lifespan="off",
         log_config=None,

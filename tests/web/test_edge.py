@@ -109,8 +109,8 @@ def test_unknown_oauth_path_answers_as_oauth(edge: EdgeServer, path: str, method
         "/OAUTH2/token",
         "/oauth2x",
         "/docs",
+        "/docs/swagger-ui-bundle.js",
         "/schema",
-        "/openapi.json",
         "/metrics",
         "/debug",
         "/admin",
@@ -124,7 +124,7 @@ def test_unknown_oauth_path_answers_as_oauth(edge: EdgeServer, path: str, method
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 def test_unknown_path_answers_as_a_problem(edge: EdgeServer, path: str, method: str) -> None:
-    """404 as RFC 9457 says; no documentation, schema or metrics on this port (M223)."""
+    """404 as RFC 9457 says; no pages, debugging or metrics on this port (M223)."""
     answer = edge.wire.request(method, path)
     assert_problem(answer, 404, "not_found")
     assert "script" not in answer

@@ -15,6 +15,8 @@ from token_server.config_values import hide_password
 from token_server.services.demo import Demo
 from token_server.services.installation import package_version
 from token_server.services.metadata import JWKS_PATH
+from token_server.web.docs_ui import DOCS_PATH
+from token_server.web.openapi import OPENAPI_PATH
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ def summary(server: DevServer) -> str:
         "issuer": issuer,
         "token_endpoint": f"{issuer}/oauth2/token",
         "jwks_uri": f"{issuer}{JWKS_PATH}",
+        "docs": f"{issuer}{DOCS_PATH}",
         "management": f"http://{server.management_address}",
         "database": hide_password(server.settings.database_url.reveal()),
         "kid": server.kid,
@@ -58,6 +61,8 @@ Token Server {package_version()} is ready (development: demo accounts, plain HTT
 ├── GET  {JWKS_PATH}                  public keys, for whoever verifies
 ├── GET  /.well-known/oauth-authorization-server  where everything is
 ├── GET  /.well-known/openid-configuration        the same, for other libraries
+├── GET  {OPENAPI_PATH}                            this interface, described for programs
+├── GET  {DOCS_PATH}                                    the same, to read and to try (dev only)
 └── GET  /livez  /readyz
 http://{server.management_address}  (management)
 ├── GET  /readyz?verbose                          every check

@@ -52,7 +52,9 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *extra]
+                headers = list(message["headers"])
+                own = {name for name, _ in headers}  # an answer may say it for itself
+                message["headers"] = headers + [pair for pair in extra if pair[0] not in own]
             await send(message)
 
         try:

@@ -69,8 +69,8 @@ def well_known_handlers(runtime: Runtime) -> list[ASGIRouteHandler]:
     body = msgspec.json.encode(server_metadata(runtime.settings, GRANTS))
     metadata = Document.of(body, _METADATA_MAX_AGE_S)
     return [
-        _document_handler(JWKS_PATH, _jwks_reader(runtime)),
-        *(_document_handler(path, lambda: metadata) for path in METADATA_PATHS),
+        document_handler(JWKS_PATH, _jwks_reader(runtime)),
+        *(document_handler(path, lambda: metadata) for path in METADATA_PATHS),
     ]
 
 
@@ -87,7 +87,9 @@ def _jwks_reader(runtime: Runtime) -> Callable[[], Document]:
     return read
 
 
-def _document_handler(path: str, read: Callable[[], Document]) -> ASGIRouteHandler:
+def document_handler(path: str, read: Callable[[], Document]) -> ASGIRouteHandler:
+    """GET, HEAD and OPTIONS of what `read` returns."""
+
     @asgi(path, copy_scope=False)
     async def document(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
         if scope["type"] == ScopeType.HTTP:
