@@ -1,0 +1,1 @@
+"""What a real browser does with us: headless Chromium, no network beyond loopback."""
