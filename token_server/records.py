@@ -119,6 +119,7 @@ class Family:
     label: str | None
     ip_address: str | None
     user_agent: str | None
+    roles: tuple[str, ...] = ()  # of the user, as they are now; read together with the row
 
 
 class KeyState(enum.StrEnum):

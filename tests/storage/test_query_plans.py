@@ -40,6 +40,13 @@ CALLS: dict[str, Call] = {
     "find_family": lambda c, x: families.find_family(c, x.family.family_id),
     "insert_family": lambda c, x: families.insert_family(c, new_family(x.client, x.user)),
     "list_families": lambda c, x: families.list_families(c, user_id=x.user.user_id, now=NOW),
+    "find_session": lambda c, x: families.find_session(c, x.family.sid),
+    "revoke_session": lambda c, x: families.revoke_session(
+        c, x.family.sid, x.user.user_id, "x", NOW
+    ),
+    "renew_family": lambda c, x: families.renew_family(
+        c, x.family.sid, families.RenewedFamily(bytes(16), 1), NOW
+    ),
     "revoke_family": lambda c, x: families.revoke_family(c, x.family.family_id, "x", NOW),
     "revoke_families_of_user": lambda c, x: families.revoke_families_of_user(
         c, x.user.user_id, "x", NOW

@@ -20,6 +20,7 @@ class AccessToken:
     jti: str
     sid: str | None = None
     auth_time: int | None = None
+    roles: tuple[str, ...] = ()
 
 
 def access_token_claims(token: AccessToken) -> dict[str, str | int | list[str]]:
@@ -45,4 +46,6 @@ def access_token_claims(token: AccessToken) -> dict[str, str | int | list[str]]:
         claims["sid"] = token.sid
     if token.auth_time is not None:
         claims["auth_time"] = token.auth_time
+    if token.roles:
+        claims["roles"] = list(token.roles)
     return claims

@@ -30,6 +30,7 @@ class Login:
 
     user: User  # as read before the password was hashed
     auth_time: int
+    label: str | None = None  # what its owner calls the session
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ async def _start_family(
         created_at=context.now,
         idle_expires_at=context.now + min(idle_ttl_s, absolute_ttl_s),
         absolute_expires_at=context.now + absolute_ttl_s,
-        label=None,
+        label=login.label,
         ip_address=context.ip_address,
         user_agent=context.user_agent,
     )
@@ -161,6 +162,7 @@ def _sign(
         jti=_random_text(runtime, 16),
         sid=None if family is None else family.sid,
         auth_time=None if family is None else family.auth_time,
+        roles=() if family is None else family.roles,
     )
     compact, kid = runtime.keyring.sign_compact(
         client.access_token_typ or runtime.settings.access_token_typ,

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    CursorResult,
     Row,
     bindparam,
     case,
@@ -28,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from token_server.records import Family
 from token_server.storage.batch import Batcher, RotationEntry, Work
 from token_server.storage.engine import Store
-from token_server.storage.schema import clients, families, join_words, split_words
+from token_server.storage.schema import clients, families, join_words, split_words, users
 
 _C = families.c
 _COLUMN_NAMES = (
@@ -55,10 +56,16 @@ _COLUMN_NAMES = (
     "user_agent",
 )
 _COLUMNS = tuple(_C[name] for name in _COLUMN_NAMES)
+# Read with the family, so that a refreshed token says what the user may do today. In a statement
+# of its own: SQLite scans the whole table for a subquery in RETURNING.
+_ROLES = select(users.c.user_id, users.c.roles).where(
+    users.c.user_id.in_(bindparam("user_ids", expanding=True))
+)
 
 _IS_FAMILY = _C.family_id == bindparam("for_family_id")
 _IS_LIVE = _C.revoked_at.is_(None)
 _FIND = select(*_COLUMNS).where(_C.family_id == bindparam("family_id"))
+_FIND_BY_SID = select(*_COLUMNS).where(_C.sid == bindparam("sid"))
 _LIST = (
     select(*_COLUMNS)
     .where(
@@ -90,6 +97,14 @@ class NewFamily:
     label: str | None
     ip_address: str | None
     user_agent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RenewedFamily:
+    """What a session goes on with after its user's password was changed in it."""
+
+    family_id: bytes = field(repr=False)
+    mac_version: int
 
 
 _INSERT_NAMES = (
@@ -127,12 +142,32 @@ _REVOKE = (
     .where(_IS_FAMILY, _IS_LIVE)
     .values(revoked_at=bindparam("now"), revoked_reason=bindparam("reason"))
 )
-_OF_USER = (
-    _C.user_id == bindparam("for_user_id"),
-    # "" is no session's id: without an exception nothing is excepted.
-    _C.sid != bindparam("except_sid"),
+_REVOKE_SESSION = (
+    update(families)
+    .where(_C.sid == bindparam("for_sid"), _C.user_id == bindparam("for_user_id"), _IS_LIVE)
+    .values(revoked_at=bindparam("now"), revoked_reason=bindparam("reason"))
 )
-_OF_CLIENT = (_C.client_id == bindparam("for_client_id"),)
+_RENEW = (
+    update(families)
+    .where(
+        _C.sid == bindparam("for_sid"),
+        _IS_LIVE,
+        _C.idle_expires_at > bindparam("now"),
+        _C.absolute_expires_at > bindparam("now"),
+    )
+    .values(
+        family_id=bindparam("new_family_id"),
+        mac_version=bindparam("new_mac_version"),
+        generation=0,
+        rotated_at=None,
+        replayed_generation=None,
+        shadow_count=0,
+        auth_time=bindparam("now"),
+    )
+    .returning(*_COLUMNS)
+)
+_OF_USER = _C.user_id == bindparam("owner")
+_OF_CLIENT = _C.client_id == bindparam("owner")
 _NOTE_REPLAY = (
     update(families)
     .where(
@@ -205,13 +240,16 @@ async def insert_family(conn: AsyncConnection, new: NewFamily) -> Family | None:
     values: dict[str, object] = {name: getattr(new, name) for name in _INSERT_NAMES}
     values["scope"] = join_words(new.scope)
     values["audience"] = join_words(new.audience)
-    row = (await conn.execute(_INSERT, values)).one_or_none()
-    return None if row is None else _family_of(row)
+    return await _only_family(conn, await conn.execute(_INSERT, values))
 
 
 async def find_family(conn: AsyncConnection, family_id: bytes) -> Family | None:
-    row = (await conn.execute(_FIND, {"family_id": family_id})).one_or_none()
-    return None if row is None else _family_of(row)
+    return await _only_family(conn, await conn.execute(_FIND, {"family_id": family_id}))
+
+
+async def find_session(conn: AsyncConnection, sid: str) -> Family | None:
+    """Whatever its state: the caller decides whether it is live."""
+    return await _only_family(conn, await conn.execute(_FIND_BY_SID, {"sid": sid}))
 
 
 async def list_families(
@@ -219,7 +257,7 @@ async def list_families(
 ) -> list[Family]:
     """The user's live sessions, the newest login first."""
     rows = await conn.execute(_LIST, {"user_id": user_id, "now": now, "limit": limit})
-    return [_family_of(row) for row in rows]
+    return await _families_of(conn, rows.all())
 
 
 async def rotate_families(conn: AsyncConnection, entries: Sequence[RotationEntry]) -> list[Family]:
@@ -236,7 +274,7 @@ async def rotate_families(conn: AsyncConnection, entries: Sequence[RotationEntry
     else:
         flat = tuple(value for entry in entries for value in _entry_values(entry))
         rows = await conn.exec_driver_sql(_rotate_sqlite(len(entries)), flat)
-    return [_family_of(row) for row in rows]
+    return await _families_of(conn, rows.all())
 
 
 def rotation_batcher(store: Store) -> Batcher[RotationEntry, Family | None]:
@@ -261,16 +299,39 @@ async def revoke_families_of_user(
     conn: AsyncConnection, user_id: str, reason: str, now: int, except_sid: str | None = None
 ) -> list[str]:
     """The sids that this call revoked. After the statement that ends logins (users.py)."""
-    keys = {"for_user_id": user_id, "except_sid": except_sid or ""}
-    return await _revoke_where(conn, _OF_USER, keys, {"reason": reason, "now": now})
+    # "" is no session's id: without an exception nothing is excepted.
+    values = {"owner": user_id, "except_sid": except_sid or "", "reason": reason, "now": now}
+    return await _revoke_where(conn, _OF_USER, values)
+
+
+async def revoke_session(
+    conn: AsyncConnection, sid: str, user_id: str, reason: str, now: int
+) -> bool:
+    """True when this call ended a session of this user; False for anything else."""
+    values = {"for_sid": sid, "for_user_id": user_id, "reason": reason, "now": now}
+    return (await conn.execute(_REVOKE_SESSION, values)).rowcount == 1
+
+
+async def renew_family(
+    conn: AsyncConnection, sid: str, new: RenewedFamily, now: int
+) -> Family | None:
+    """The same session begins again: under another family id nothing handed out before can be
+    spent or replayed, and `auth_time` is now. None when the session is not live (any more)."""
+    values = {
+        "for_sid": sid,
+        "now": now,
+        "new_family_id": new.family_id,
+        "new_mac_version": new.mac_version,
+    }
+    return await _only_family(conn, await conn.execute(_RENEW, values))
 
 
 async def revoke_families_of_client(
     conn: AsyncConnection, client_id: str, reason: str, now: int
 ) -> list[str]:
     """The sids that this call revoked. After the statement that ends logins (clients.py)."""
-    keys = {"for_client_id": client_id}
-    return await _revoke_where(conn, _OF_CLIENT, keys, {"reason": reason, "now": now})
+    values = {"owner": client_id, "except_sid": "", "reason": reason, "now": now}
+    return await _revoke_where(conn, _OF_CLIENT, values)
 
 
 async def note_replay(conn: AsyncConnection, family_id: bytes, generation: int) -> Family | None:
@@ -279,8 +340,7 @@ async def note_replay(conn: AsyncConnection, family_id: bytes, generation: int) 
     `shadow_count` grows when the generation before it was replayed as well, else starts again.
     """
     values = {"for_family_id": family_id, "presented": generation}
-    row = (await conn.execute(_NOTE_REPLAY, values)).one_or_none()
-    return None if row is None else _family_of(row)
+    return await _only_family(conn, await conn.execute(_NOTE_REPLAY, values))
 
 
 async def prune_families(conn: AsyncConnection, before: int, limit: int) -> int:
@@ -291,33 +351,45 @@ async def prune_families(conn: AsyncConnection, before: int, limit: int) -> int:
 
 async def _revoke_where(
     conn: AsyncConnection,
-    conditions: Sequence[ColumnElement[bool]],
-    keys: Mapping[str, object],
+    is_owned: ColumnElement[bool],
     values: Mapping[str, object],
 ) -> list[str]:
-    # Locked in the order of `seq` first, as rotations are: the two cannot deadlock.
-    lock = select(_C.seq).where(*conditions, _IS_LIVE).order_by(_C.seq).with_for_update()
-    if (await conn.execute(lock, keys)).first() is None:
+    # Locked in the order of `seq` first, as rotations are: the two cannot deadlock. The excepted
+    # one as well, since the caller may be about to renew it.
+    lock = select(_C.seq).where(is_owned, _IS_LIVE).order_by(_C.seq).with_for_update()
+    if (await conn.execute(lock, {"owner": values["owner"]})).first() is None:
         return []
     revoke = (
         update(families)
-        .where(*conditions, _IS_LIVE)
+        .where(is_owned, _IS_LIVE, _C.sid != bindparam("except_sid"))
         .values(revoked_at=bindparam("now"), revoked_reason=bindparam("reason"))
         .returning(_C.sid)
     )
-    return list((await conn.execute(revoke, {**keys, **values})).scalars())
+    return list((await conn.execute(revoke, values)).scalars())
 
 
 def _entry_values(entry: RotationEntry) -> tuple[bytes, int, str, int, int]:
     return (entry.family_id, entry.generation, entry.client_id, entry.now, entry.idle_ttl_s)
 
 
-def _family_of(row: Row[*tuple[Any, ...]]) -> Family:
-    values = row._asdict()
-    return Family(
-        **{
-            **values,
-            "scope": split_words(values["scope"]),
-            "audience": split_words(values["audience"]),
-        }
-    )
+async def _only_family(
+    conn: AsyncConnection, found: CursorResult[*tuple[Any, ...]]
+) -> Family | None:
+    row = found.one_or_none()
+    return None if row is None else (await _families_of(conn, [row]))[0]
+
+
+async def _families_of(
+    conn: AsyncConnection, rows: Sequence[Row[*tuple[Any, ...]]]
+) -> list[Family]:
+    if not rows:
+        return []
+    user_ids = sorted({row.user_id for row in rows})
+    found = await conn.execute(_ROLES, {"user_ids": user_ids})
+    roles = {user_id: split_words(words) for user_id, words in found}
+    return [_family_of(row._asdict(), roles.get(row.user_id, ())) for row in rows]
+
+
+def _family_of(values: dict[str, Any], roles: tuple[str, ...]) -> Family:
+    scope, audience = split_words(values["scope"]), split_words(values["audience"])
+    return Family(**{**values, "scope": scope, "audience": audience, "roles": roles})
