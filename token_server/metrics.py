@@ -93,6 +93,13 @@ class Metrics:
             registry=self._registry,
         )
         self._refresh = _Children[Counter](refresh.labels, ((name,) for name in REFRESH_OUTCOMES))
+        guesses = Counter(
+            "token_server_guesses",
+            "Passwords to be checked and wrong client secrets, by door and what became of them.",
+            ("door", "outcome"),
+            registry=self._registry,
+        )
+        self._guesses = _Children[Counter](guesses.labels, ())
 
     def _bind_process_metrics(self) -> None:
         http = Counter(
@@ -138,6 +145,10 @@ class Metrics:
     def refresh(self, outcome: str) -> None:
         """One presented refresh token; `outcome` is one of REFRESH_OUTCOMES."""
         self._refresh.get(outcome).inc()
+
+    def guess(self, door: str, outcome: str) -> None:
+        """One guess at a door: admitted or throttled; after an admitted one forgiven, returned."""
+        self._guesses.get(door, outcome).inc()
 
     def http_requests(self, route: str, status: int) -> None:
         """One answer; `route` is the template it matched, never the path as sent."""

@@ -173,7 +173,9 @@ class AuditEventType(enum.StrEnum):
 
     LOGIN_SUCCEEDED = "login.succeeded"
     LOGIN_FAILED = "login.failed"
+    LOGIN_THROTTLED = "login.throttled"
     CLIENT_AUTHENTICATION_FAILED = "client.authentication_failed"
+    CLIENT_AUTHENTICATION_THROTTLED = "client.authentication_throttled"
     GRANT_REFUSED = "grant.refused"
     REFRESH_TOKEN_REUSED = "refresh_token.reused"
     REFRESH_TOKEN_SHADOWED = "refresh_token.shadowed"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from token_server.config import Settings
+from token_server.core.guess_budget import RefusedGuesses
 from token_server.core.replay_ledger import ReplayLedger
 from token_server.crypto.keyring import Keyring
 from token_server.crypto.opening import OpenedKeys, open_keyring
@@ -27,6 +28,7 @@ from token_server.storage.batch import Batcher, RotationEntry
 from token_server.storage.client_cache import ClientCache
 from token_server.storage.engine import Store, open_store
 from token_server.storage.families import rotation_batcher
+from token_server.storage.throttle import Decision, Step, step_batcher
 
 _log = get_logger(__name__)
 
@@ -107,6 +109,8 @@ class Runtime:
     rotations: Batcher[RotationEntry, Family | None]
     clients: ClientCache
     replays: ReplayLedger
+    guesses: Batcher[Step, Decision]
+    refused_guesses: RefusedGuesses
     background: BackgroundWriter
     audit: AuditTrail
     metrics: Metrics
@@ -163,6 +167,8 @@ async def open_runtime(
         stack.push_async_callback(background.close)
         rotations = rotation_batcher(store)
         stack.push_async_callback(rotations.close)
+        guesses = step_batcher(store)
+        stack.push_async_callback(guesses.close)
         yield Runtime(
             settings=settings,
             clock=clock,
@@ -174,6 +180,8 @@ async def open_runtime(
             rotations=rotations,
             clients=ClientCache(store, clock.monotonic),
             replays=ReplayLedger(),
+            guesses=guesses,
+            refused_guesses=RefusedGuesses(),
             background=background,
             audit=AuditTrail(background),
             metrics=metrics,

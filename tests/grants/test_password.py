@@ -6,7 +6,7 @@ import itertools
 import jwt
 import pytest
 
-from tests.support.server import AUDIENCE, EMAIL, PASSWORD, RunningServer
+from tests.support.server import AUDIENCE, EMAIL, PASSWORD, RunningServer, from_address
 from token_server.records import AuditEventType, Secret
 from token_server.services.users import disable_user, enable_user, set_password, show_user
 from token_server.storage.audit import list_events
@@ -167,9 +167,13 @@ async def test_password_change_racing_logins_leaves_no_old_session(server: Runni
     for _ in range(5):
         following = next(passwords)
 
-        async def log_in(password: str = current) -> str | None:
+        async def log_in(number: int, password: str = current) -> str | None:
             answer = await server.token(
-                "app", grant_type="password", username=EMAIL, password=password
+                "app",
+                from_address(f"192.0.2.{number}"),
+                grant_type="password",
+                username=EMAIL,
+                password=password,
             )
             assert answer.status_code in (200, 400), answer.text
             return str(token) if (token := answer.json().get("refresh_token")) else None
@@ -178,7 +182,7 @@ async def test_password_change_racing_logins_leaves_no_old_session(server: Runni
             await asyncio.sleep(0.01)
             await set_password(server.runtime, user.user_id, Secret(password))
 
-        *tokens, _ = await asyncio.gather(*(log_in() for _ in range(12)), change())
+        *tokens, _ = await asyncio.gather(*map(log_in, range(12)), change())
         for token in tokens:
             if token is not None:
                 answer = await server.refresh(token)
@@ -191,8 +195,15 @@ async def test_disabling_racing_logins_leaves_no_session(server: RunningServer) 
     await server.add_client("app", **APP)
     user = await server.add_user()
 
-    async def log_in() -> str | None:
-        answer = await server.token("app", grant_type="password", username=EMAIL, password=PASSWORD)
+    async def log_in(number: int) -> str | None:
+        answer = await server.token(
+            "app",
+            from_address(f"192.0.2.{number}"),
+            grant_type="password",
+            username=EMAIL,
+            password=PASSWORD,
+        )
+        assert answer.status_code in (200, 400), answer.text
         return str(token) if (token := answer.json().get("refresh_token")) else None
 
     async def disable() -> None:
@@ -200,7 +211,7 @@ async def test_disabling_racing_logins_leaves_no_session(server: RunningServer) 
         await disable_user(server.runtime, user.user_id)
 
     for _ in range(5):
-        *tokens, _ = await asyncio.gather(*(log_in() for _ in range(12)), disable())
+        *tokens, _ = await asyncio.gather(*map(log_in, range(12)), disable())
         for token in tokens:
             if token is not None:
                 assert (await server.refresh(token)).status_code == 400

@@ -97,7 +97,8 @@ async def test_unknown_wrong_and_disabled_cannot_be_told_apart(
     if is_warm:  # these two are let in for as long as the cache may be behind
         assert faces.pop("disabled")[0] == faces.pop("expired")[0] == 200
     assert faces["unknown"][:2] == (401, INVALID_CLIENT)
-    assert len(faces["unknown"][3]) == 2
+    about_clients = [text for text in faces["unknown"][3] if " client" in text]
+    assert len(about_clients) == 2
     for client_id, face in faces.items():
         assert face == faces["unknown"], client_id
 
@@ -363,6 +364,7 @@ async def test_meta_characters_are_only_characters(server: RunningServer, name: 
         if name == "refresh_token":
             sound["grant_type"] = "refresh_token"
         answer = await server.http.post("/oauth2/token", data={**sound, name: value})
+        server.clock.advance(120)  # they are guesses, too
         expected = "invalid_client" if name.startswith("client") else "invalid_grant"
         assert answer.json()["error"] == expected, value
     assert await machine_token(server) == 200

@@ -10,6 +10,7 @@ from token_server.records import Secret
 from token_server.runtime import Runtime, open_runtime
 from token_server.services.clients import delete_client, show_client
 from token_server.services.demo import Demo, ensure_demo
+from token_server.services.guessing import Door, Guess
 from token_server.services.request_context import RequestContext
 from token_server.services.users import authenticate_user
 
@@ -31,7 +32,10 @@ async def can_log_in(runtime: Runtime, demo: Demo) -> bool:
         now=runtime.clock.now(), request_id="test", ip_address=None, user_agent=None
     )
     password = Secret(demo.user_password)
-    return await authenticate_user(runtime, demo.user_email, password, context) is not None
+    return (
+        await authenticate_user(runtime, Guess(Door.LOGIN, demo.user_email), password, context)
+        is not None
+    )
 
 
 async def test_the_first_start_makes_working_accounts(runtime: Runtime, file: Path) -> None:

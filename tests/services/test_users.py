@@ -24,6 +24,7 @@ from token_server.errors import OperatorError, UnavailableError
 from token_server.records import AuditEventType, Secret, User
 from token_server.runtime import Runtime
 from token_server.services.clients import NewClient, add_client
+from token_server.services.guessing import Door, Guess
 from token_server.services.users import (
     NewUser,
     add_user,
@@ -37,6 +38,7 @@ from token_server.services.users import (
 from token_server.storage import users
 
 EMAIL = "Alice.Smith@example.com"
+LOGIN = Guess(Door.LOGIN, EMAIL)
 ALICE = NewUser(EMAIL, "Alice Smith", PASSWORD)
 OTHER = Secret("an entirely other phrase")
 
@@ -51,7 +53,9 @@ async def test_added_user_is_durable_and_logs_in(database_url: str) -> None:
     async with open_people(database_url) as runtime:
         added = await add_user(runtime, replace(ALICE, email=f" {EMAIL} "))
     async with open_people(database_url) as runtime:
-        found = await authenticate_user(runtime, "ALICE.smith@EXAMPLE.com", PASSWORD, CONTEXT)
+        found = await authenticate_user(
+            runtime, Guess(Door.LOGIN, "ALICE.smith@EXAMPLE.com"), PASSWORD, CONTEXT
+        )
 
         assert found is not None
         assert (found.user_id, found.email, found.name) == (added.user_id, EMAIL, "Alice Smith")
@@ -125,7 +129,7 @@ async def test_refused_passwords_are_not_set(sqlite_url: str, password: str, tol
             await set_password(runtime, EMAIL, Secret(password))
 
         assert password not in refused.value.message
-        assert await authenticate_user(runtime, EMAIL, PASSWORD, CONTEXT) is not None
+        assert await authenticate_user(runtime, LOGIN, PASSWORD, CONTEXT) is not None
 
 
 async def test_password_typed_decomposed_logs_in_composed(sqlite_url: str) -> None:
@@ -135,8 +139,8 @@ async def test_password_typed_decomposed_logs_in_composed(sqlite_url: str) -> No
 
         typed = Secret(" caf\u00e9 au lait ")
         trimmed = Secret("caf\u00e9 au lait")
-        assert await authenticate_user(runtime, EMAIL, typed, CONTEXT) is not None
-        assert await authenticate_user(runtime, EMAIL, trimmed, CONTEXT) is None
+        assert await authenticate_user(runtime, LOGIN, typed, CONTEXT) is not None
+        assert await authenticate_user(runtime, LOGIN, trimmed, CONTEXT) is None
 
 
 async def test_password_change_ends_sessions_in_the_same_transaction(database_url: str) -> None:
@@ -151,8 +155,8 @@ async def test_password_change_ends_sessions_in_the_same_transaction(database_ur
     async with open_people(database_url) as runtime:
         assert await revoked_reason(runtime, 1) == "password_changed"
         assert await revoked_reason(runtime, 2) is None
-        assert await authenticate_user(runtime, EMAIL, PASSWORD, CONTEXT) is None
-        assert await authenticate_user(runtime, EMAIL, OTHER, CONTEXT) is not None
+        assert await authenticate_user(runtime, LOGIN, PASSWORD, CONTEXT) is None
+        assert await authenticate_user(runtime, LOGIN, OTHER, CONTEXT) is not None
     events = await audit_trail(database_url)
     changes = [e for e in events if e.event is AuditEventType.USER_PASSWORD_CHANGED]
     assert [(e.subject, e.details, e.actor) for e in changes] == [
@@ -167,7 +171,7 @@ async def test_login_that_was_hashing_meanwhile_makes_no_session(
     """The credentials as read before hashing are checked again by the write (refresh.md 9)."""
     async with open_people(database_url) as runtime:
         await add_alice_and_app(runtime)
-        read = await authenticate_user(runtime, EMAIL, PASSWORD, CONTEXT)
+        read = await authenticate_user(runtime, LOGIN, PASSWORD, CONTEXT)
         assert read is not None
         if change == "password":
             await set_password(runtime, EMAIL, OTHER)
@@ -185,7 +189,8 @@ async def test_password_change_racing_logins_leaves_no_old_session(database_url:
         await add_alice_and_app(runtime)
 
         async def log_in(number: int) -> None:
-            read = await authenticate_user(runtime, EMAIL, PASSWORD, CONTEXT)
+            elsewhere = replace(CONTEXT, ip_address=f"192.0.2.{number}")  # a budget of its own
+            read = await authenticate_user(runtime, LOGIN, PASSWORD, elsewhere)
             if read is not None:
                 await start_family(runtime, read, "app", number)
 
@@ -203,10 +208,10 @@ async def test_disabled_user_cannot_log_in_until_enabled(database_url: str) -> N
         alice = await add_alice_and_app(runtime)
         await start_family(runtime, alice, "app")
         assert (await disable_user(runtime, EMAIL)).is_active is False
-        assert await authenticate_user(runtime, EMAIL, PASSWORD, CONTEXT) is None
+        assert await authenticate_user(runtime, LOGIN, PASSWORD, CONTEXT) is None
         assert await start_family(runtime, alice, "app", 2) is None
         assert (await enable_user(runtime, EMAIL)).is_active is True
-        assert await authenticate_user(runtime, EMAIL, PASSWORD, CONTEXT) is not None
+        assert await authenticate_user(runtime, LOGIN, PASSWORD, CONTEXT) is not None
         assert await revoked_reason(runtime) == "user_disabled"
     events = [event.event for event in await audit_trail(database_url)]
     assert events.count(AuditEventType.USER_DISABLED) == 1
@@ -245,7 +250,12 @@ async def test_failed_logins_look_alike_and_are_audited_apart(
         await add_user(runtime, NewUser("disabled@example.com", "Dis", PASSWORD))
         await disable_user(runtime, "disabled@example.com")
 
-        assert await authenticate_user(runtime, email, Secret(password), CONTEXT, "app") is None
+        assert (
+            await authenticate_user(
+                runtime, Guess(Door.LOGIN, email), Secret(password), CONTEXT, "app"
+            )
+            is None
+        )
     failed = [e for e in await audit_trail(database_url) if e.event is AuditEventType.LOGIN_FAILED]
     assert [(e.reason, e.client_id, e.ip_address, e.request_id) for e in failed] == [
         (reason, "app", "192.0.2.7", "req-1")
@@ -259,15 +269,15 @@ async def test_login_rehashes_under_new_parameters_once(database_url: str) -> No
     async with open_people(database_url) as runtime:
         added = await add_user(runtime, ALICE)
     async with open_people(database_url, memory_kib=16) as runtime:
-        assert await authenticate_user(runtime, EMAIL, Secret("wrong"), CONTEXT) is None
+        assert await authenticate_user(runtime, LOGIN, Secret("wrong"), CONTEXT) is None
         assert (await show_user(runtime, EMAIL)).password_hash.reveal() == (
             added.password_hash.reveal()
         )
-        assert await authenticate_user(runtime, EMAIL, PASSWORD, CONTEXT) is not None
+        assert await authenticate_user(runtime, LOGIN, PASSWORD, CONTEXT) is not None
         rehashed = await show_user(runtime, EMAIL)
         assert rehashed.password_hash.reveal().startswith("$argon2id$v=19$m=16,t=1,p=1$")
         assert rehashed.credential_version == added.credential_version
-        assert await authenticate_user(runtime, EMAIL, PASSWORD, CONTEXT) is not None
+        assert await authenticate_user(runtime, LOGIN, PASSWORD, CONTEXT) is not None
         again = await show_user(runtime, EMAIL)
         assert again.password_hash.reveal() == rehashed.password_hash.reveal()
 
@@ -285,7 +295,7 @@ async def test_failing_rehash_does_not_fail_the_login(
     async with open_people(sqlite_url, memory_kib=16) as runtime:
         with monkeypatch.context() as patch:
             patch.setattr(passwords, "hash_secret", fail)
-            assert await authenticate_user(runtime, EMAIL, PASSWORD, CONTEXT) is not None
+            assert await authenticate_user(runtime, LOGIN, PASSWORD, CONTEXT) is not None
         assert "$m=8," in (await show_user(runtime, EMAIL)).password_hash.reveal()
 
 
@@ -297,7 +307,7 @@ async def test_unusable_stored_hash_fails_closed_with_an_alarm(database_url: str
             broken = Secret("$argon2id$v=19$m=4194304,t=2,p=1$damaged")
             assert await users.rehash_password(connection, added.user_id, 0, broken)
 
-        assert await authenticate_user(runtime, EMAIL, PASSWORD, CONTEXT) is None
+        assert await authenticate_user(runtime, LOGIN, PASSWORD, CONTEXT) is None
     last = (await audit_trail(database_url))[-1]
     assert (last.event, last.subject) == (
         AuditEventType.PASSWORD_HASH_UNUSABLE,
@@ -317,7 +327,12 @@ async def test_full_hash_queue_is_unavailable_and_not_a_failed_login(sqlite_url:
         )
         busy = replace(runtime, hasher=narrow)
         answers = await asyncio.gather(
-            *(authenticate_user(busy, EMAIL, PASSWORD, CONTEXT) for _ in range(8)),
+            *(
+                authenticate_user(
+                    busy, LOGIN, PASSWORD, replace(CONTEXT, ip_address=f"192.0.2.{number}")
+                )
+                for number in range(8)
+            ),
             return_exceptions=True,
         )
         await narrow.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import shutil
 import socket
 import time
@@ -66,8 +67,15 @@ def make_settings(database_url: str, directory: Path, **overrides: Any) -> Setti
         "argon2_time_cost": 1,
         "password_hash_slots": 2,
         "log_level": "warning",
+        # As behind a proxy on this machine: a test chooses its address with `from_address`.
+        "trusted_proxies": (ipaddress.ip_network("127.0.0.1/32"),),
     }
     return Settings(**{**values, **overrides})
+
+
+def from_address(ip_address: str) -> dict[str, str]:
+    """The header of a request that comes from there; each network has a guessing budget."""
+    return {"X-Forwarded-For": ip_address}
 
 
 async def make_keys(directory: Path) -> None:

@@ -82,6 +82,14 @@ def edge(
         thread.join(60)
 
 
+@pytest.fixture(autouse=True)
+def later(request: pytest.FixtureRequest) -> None:
+    """Two minutes pass before each test of the shared server: what others guessed is forgotten."""
+    if "edge" in request.fixturenames:
+        edge: EdgeServer = request.getfixturevalue("edge")
+        edge.server.clock.advance(120)
+
+
 def _serve(
     settings: Settings, parser: Parser, started: Future[EdgeServer], stop: Future[None]
 ) -> None:

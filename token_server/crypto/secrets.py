@@ -34,8 +34,16 @@ _REFRESH_MAC = b"token-server/refresh-mac"
 _KEY_ENCRYPTION = b"token-server/key-encryption"
 _MANIFEST_MAC = b"token-server/keyring-manifest"
 _STATUS_PERMUTATION = b"token-server/status-permutation"
+_GUESS_BUCKETS = b"token-server/guess-buckets"
 _CHECK = b"token-server/check-value"
-_LABELS = (_REFRESH_MAC, _KEY_ENCRYPTION, _MANIFEST_MAC, _STATUS_PERMUTATION, _CHECK)
+_LABELS = (
+    _REFRESH_MAC,
+    _KEY_ENCRYPTION,
+    _MANIFEST_MAC,
+    _STATUS_PERMUTATION,
+    _GUESS_BUCKETS,
+    _CHECK,
+)
 
 
 class UnknownMasterKeyError(LookupError):
@@ -87,6 +95,11 @@ class MasterKeys:
     def status_permutation_key(self, version: int) -> bytes:
         """For the order of positions in status lists."""
         return self._key(version, _STATUS_PERMUTATION)
+
+    def guess_bucket_key(self) -> bytes:
+        """For the names of guessing budgets, which must not tell who was guessed at. Always the
+        current one: a new master key starts them anew."""
+        return self._key(self.current, _GUESS_BUCKETS)
 
     def check_value(self) -> str:
         """`version:text` that tells the current master key from any other, and nothing else."""

@@ -15,6 +15,7 @@ from token_server.grants.base import (
     TokenRequest,
 )
 from token_server.runtime import Runtime
+from token_server.services.guessing import Door, Guess
 from token_server.services.issuing import Authorization, Login
 from token_server.services.users import authenticate_user
 
@@ -22,7 +23,7 @@ from token_server.services.users import authenticate_user
 async def _authorize(runtime: Runtime, request: TokenRequest) -> Outcome:
     user = await authenticate_user(
         runtime,
-        request.parameters["username"].reveal(),
+        Guess(Door.PASSWORD_GRANT, request.parameters["username"].reveal()),
         request.parameters["password"],
         request.context,
         request.client.client_id,

@@ -2,7 +2,8 @@
 
 Unknown client, wrong or expired secret, wrong method and disabled client give one answer, after
 the same work: each failing path reads the client afresh exactly once. That also lets a secret
-that was made a moment ago on the command line work at once, in spite of the cache.
+that was made a moment ago on the command line work at once, in spite of the cache. A wrong
+secret is counted before it is answered; a good one costs no write.
 """
 
 import hmac
@@ -12,6 +13,7 @@ from token_server.core.opaque import digest
 from token_server.errors import InvalidClientError
 from token_server.records import AuditEvent, AuditEventType, Client, ClientSecret
 from token_server.runtime import Runtime
+from token_server.services.guessing import Door, Guess, admit_guess, refuse_known
 from token_server.services.request_context import RequestContext
 
 _ABSENT = bytes(32)
@@ -23,7 +25,11 @@ async def authenticate_client(
     """The authenticated (or, for method `none`, identified) client.
 
     Raises InvalidClientError with one public face for every cause; the cause is audited.
+    UnavailableError (429) instead, and nothing is compared, when too much was guessed.
     """
+    guess = Guess(Door.CLIENT_SECRET, presented.client_id)
+    if presented.secret is not None:
+        refuse_known(runtime, guess, context)
     presented_digest = _ABSENT if presented.secret is None else digest(presented.secret.reveal())
     client = runtime.clients.peek(presented.client_id)
     outcome = _judge(client, presented, presented_digest, context.now)
@@ -32,6 +38,8 @@ async def authenticate_client(
         outcome = _judge(client, presented, presented_digest, context.now)
     if isinstance(outcome, str) or client is None:
         reason = outcome if isinstance(outcome, str) else "client_unknown"
+        if presented.secret is not None:
+            await admit_guess(runtime, guess, context)
         runtime.audit.record(
             AuditEvent(
                 event=AuditEventType.CLIENT_AUTHENTICATION_FAILED,

@@ -30,6 +30,7 @@ from token_server.errors import OperatorError, UnavailableError
 from token_server.logs import get_logger
 from token_server.records import AuditEvent, AuditEventType, Secret, User
 from token_server.runtime import Runtime
+from token_server.services.guessing import Guess, admit_guess, forgive_guess, return_guess
 from token_server.services.request_context import RequestContext
 from token_server.storage import audit, families, users
 from token_server.storage.errors import AlreadyExistsError
@@ -168,19 +169,26 @@ async def enable_user(runtime: Runtime, email_or_id: str) -> User:
 
 async def authenticate_user(
     runtime: Runtime,
-    email: str,
+    guess: Guess,
     password: Secret[str],
     context: RequestContext,
     client_id: str | None = None,
 ) -> User | None:
     """The user, as read before the password was hashed, or None whatever the cause.
 
-    The cause is audited here. Raises UnavailableError when the hasher or the database is busy,
-    which is never to be answered like a wrong password.
+    Counts the guess first and forgives it after a success (services/guessing.py); the cause of a
+    failure is audited here. Raises UnavailableError when too much was guessed, or the hasher or
+    the database is busy, which is never to be answered like a wrong password.
     """
-    user = await _find_user_by_email(runtime, email)
+    await admit_guess(runtime, guess, context)
     typed = _normalised(password)
-    verification = await runtime.hasher.verify(None if user is None else user.password_hash, typed)
+    try:
+        user = await _find_user_by_email(runtime, guess.account)
+        stored = None if user is None else user.password_hash
+        verification = await runtime.hasher.verify(stored, typed)
+    except UnavailableError:
+        await return_guess(runtime, guess, context)
+        raise
     reason = _refusal_reason(user, verification)
     if reason is not None:
         runtime.audit.record(
@@ -201,6 +209,7 @@ async def authenticate_user(
             )
         )
         return None
+    await forgive_guess(runtime, guess, context)
     if user is not None and verification.needs_rehash:
         await _rehash(runtime, user, typed)
     return user
@@ -242,7 +251,7 @@ async def _find_user_by_email(runtime: Runtime, email: str) -> User | None:
     try:
         email_canonical = canonical_email(email)
     except IdentifierError:
-        return None  # nobody can have it
+        email_canonical = ""  # nobody can have it; asked all the same, for the time that it takes
     async with runtime.store.read() as connection:
         return await users.find_user_by_email(connection, email_canonical)
 

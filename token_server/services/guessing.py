@@ -1,0 +1,177 @@
+"""The guessing budget: every check of a password or client secret is counted before it is made.
+
+Counted per (account, network) and per network, in SQL, so that all processes share the count and
+restarts keep it. A refused guess costs nothing and locks nobody out; a success gives back what it
+took. An unknown account is counted exactly like a known one, by the name as typed. A new door
+joins by a line in Door and one call of `admit_guess` before it looks at anything.
+"""
+
+import enum
+import hmac
+import math
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from token_server.core import guess_budget
+from token_server.core.identifiers import IdentifierError, canonical_email
+from token_server.core.throttle import Bucket, Budget, Done, GiveBack, Refused, Take
+from token_server.errors import UnavailableError
+from token_server.logs import get_logger
+from token_server.records import AuditEvent, AuditEventType
+from token_server.runtime import Runtime
+from token_server.services.request_context import RequestContext
+
+_log = get_logger(__name__)
+
+_DIGEST_BYTES = 16
+
+
+class Door(enum.StrEnum):
+    """Where something can be guessed. Passwords have one count, whatever the door."""
+
+    PASSWORD_GRANT = "password_grant"
+    LOGIN = "login"
+    CHANGE_PASSWORD = "change_password"
+    CLIENT_SECRET = "client_secret"
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """`account` is the e-mail or client id as it was typed: anything at all."""
+
+    door: Door
+    account: str = field(repr=False)  # may be a password in the wrong field
+
+
+@dataclass(frozen=True, slots=True)
+class _Buckets:
+    group: str
+    account: tuple[Bucket, ...]
+    network: tuple[Bucket, ...]
+
+
+async def admit_guess(runtime: Runtime, guess: Guess, context: RequestContext) -> None:
+    """Count the guess, durably and before it is looked at.
+
+    Raises UnavailableError: throttled (429) when the account or the network has none left now,
+    else (503) when the database is away, since what cannot be counted is not let through.
+    """
+    buckets = _buckets_of(runtime, guess, context)
+    take = Take(buckets.group, buckets.account + buckets.network, context.now)
+    decision = await runtime.guesses.submit(take)
+    match decision:
+        case Done():
+            runtime.metrics.guess(guess.door, "admitted")
+        case Refused(bucket, retry_after_s):
+            if guess.door is Door.CLIENT_SECRET:
+                # Nothing forgives a client's guesses, so what is refused stays so until then.
+                until = runtime.clock.monotonic() + retry_after_s
+                runtime.refused_guesses.remember(buckets.account[0].name, until)
+            is_account = bucket in buckets.account
+            reason = "account_budget_spent" if is_account else "network_budget_spent"
+            raise _refuse(runtime, guess, context, reason, retry_after_s)
+        case _:
+            assert_never(decision)
+
+
+async def forgive_guess(runtime: Runtime, guess: Guess, context: RequestContext) -> None:
+    """After a success: the account starts anew from this network, which gets its own use back
+    and no more, so that an attacker's own account buys nothing."""
+    buckets = _buckets_of(runtime, guess, context)
+    step = GiveBack(buckets.group, buckets.network, buckets.account, context.now)
+    await _submit_give_back(runtime, guess, step, "forgiven")
+
+
+async def return_guess(runtime: Runtime, guess: Guess, context: RequestContext) -> None:
+    """After an admitted guess that nobody looked at: no time, no database."""
+    buckets = _buckets_of(runtime, guess, context)
+    step = GiveBack(buckets.group, buckets.network + buckets.account, (), context.now)
+    await _submit_give_back(runtime, guess, step, "returned")
+
+
+async def _submit_give_back(runtime: Runtime, guess: Guess, step: GiveBack, outcome: str) -> None:
+    try:
+        await runtime.guesses.submit(step)
+    except UnavailableError as error:
+        # What the guess led to counts; the uses come back by themselves, with time.
+        _log.warning("guess_not_given_back", outcome=outcome, reason=error.reason)
+    else:
+        runtime.metrics.guess(guess.door, outcome)
+
+
+def refuse_known(runtime: Runtime, guess: Guess, context: RequestContext) -> None:
+    """Raise like `admit_guess`, without a query, while this process knows that it would refuse.
+
+    Only for client secrets: a good one costs no count, so this comes before the comparison.
+    """
+    if not runtime.refused_guesses:
+        return
+    name = _buckets_of(runtime, guess, context).account[0].name
+    wait_s = runtime.refused_guesses.wait_s(name, runtime.clock.monotonic())
+    if wait_s is not None:
+        raise _refuse(runtime, guess, context, "budget_still_spent", wait_s)
+
+
+def _refuse(
+    runtime: Runtime, guess: Guess, context: RequestContext, reason: str, wait_s: float
+) -> UnavailableError:
+    retry_after_s = max(1, math.ceil(wait_s))
+    runtime.metrics.guess(guess.door, "throttled")
+    runtime.audit.record(
+        AuditEvent(
+            event=(
+                AuditEventType.CLIENT_AUTHENTICATION_THROTTLED
+                if guess.door is Door.CLIENT_SECRET
+                else AuditEventType.LOGIN_THROTTLED
+            ),
+            at=context.now,
+            actor="anonymous",
+            # Neither account nor client: what was typed may be a secret, and is not looked up.
+            reason=reason,
+            ip_address=context.ip_address,
+            request_id=context.request_id,
+            details={"door": guess.door.value, "retry_after_s": retry_after_s},
+        )
+    )
+    return UnavailableError("guess_budget_spent", retry_after_s, is_throttled=True)
+
+
+def _buckets_of(runtime: Runtime, guess: Guess, context: RequestContext) -> _Buckets:
+    key = runtime.master_keys.guess_bucket_key()
+    networks = guess_budget.networks_of(context.ip_address)
+    if guess.door is Door.CLIENT_SECRET:
+        digest = _digest(key, "client", networks.narrow, guess.account)
+        account = _buckets(digest, guess_budget.CLIENT_SECRET_BUDGETS)
+    else:
+        digest = _digest(key, "user", networks.narrow, _canonical(guess.account))
+        account = _buckets(digest, guess_budget.PASSWORD_BUDGETS)
+    narrow = _digest(key, "network", networks.narrow)
+    network = _buckets(narrow, guess_budget.NETWORK_BUDGETS)
+    group = narrow
+    if networks.wide is not None:
+        group = _digest(key, "network", networks.wide)
+        network += _buckets(group, guess_budget.WIDE_NETWORK_BUDGETS)
+    return _Buckets(group, account, network)
+
+
+def _canonical(email: str) -> str:
+    """All spellings of an e-mail are one; what is none shares one count for each network."""
+    try:
+        return canonical_email(email)
+    except IdentifierError:
+        return ""
+
+
+def _buckets(digest: str, budgets: Sequence[Budget]) -> tuple[Bucket, ...]:
+    return tuple(
+        Bucket(f"{digest}.{number}", budget) for number, budget in enumerate(budgets, start=1)
+    )
+
+
+def _digest(key: bytes, *parts: str) -> str:
+    """A name that tells nothing without the master key. No part but the last may hold NUL."""
+    message = "\0".join(parts).encode("utf-8", "surrogatepass")
+    digest = hmac.digest(key, message, "sha256")[:_DIGEST_BYTES]
+    return urlsafe_b64encode(digest).decode("ascii").rstrip("=")
