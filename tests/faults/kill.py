@@ -12,11 +12,12 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tests.faults.kill_load import (
+    BEHIND_PROXY,
     CLIENT_ID,
     Account,
     Load,
@@ -77,7 +78,9 @@ class Plan:
 
 class KillRounds:
     def __init__(self, installation: Installation, plan: Plan) -> None:
-        self._installation = installation
+        self._installation = replace(
+            installation, overrides={**installation.overrides, **BEHIND_PROXY}
+        )
         self._plan = plan
         self._random = random.Random(plan.seed)  # noqa: S311 - chooses moments, not secrets
         self._world = World(_sessions())

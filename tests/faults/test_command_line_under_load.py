@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.kill import register
-from tests.faults.kill_load import Account, Load, Session, World, is_invalid_grant, login_request
+from tests.faults.kill_load import (
+    BEHIND_PROXY,
+    Account,
+    Load,
+    Session,
+    World,
+    is_invalid_grant,
+    login_request,
+)
 from tests.support.load import open_connections, token_request
 from tests.support.process import Installation, running_processes
 
@@ -18,7 +26,7 @@ SESSIONS = 16
 async def test_command_line_works_beside_a_busy_server(database_url: str, tmp_path: Path) -> None:
     """Each change succeeds and holds at once, and no request of the load fails (SQLite has one
     writer at a time, over all processes)."""
-    installation = Installation(tmp_path, database_url)
+    installation = Installation(tmp_path, database_url, BEHIND_PROXY)
     busy = Account("busy@example.org", PASSWORD, changes=False)
     other = Account("other@example.org", PASSWORD, changes=False)
     world = World([Session(busy) for _ in range(SESSIONS)])

@@ -109,10 +109,14 @@ def get_request(path: str, headers: Mapping[str, str] | None = None) -> bytes:
     return _request("GET", path, headers or {}, b"")
 
 
-def token_request(form: Mapping[str, str], secret: str | None = None) -> bytes:
+def token_request(
+    form: Mapping[str, str],
+    secret: str | None = None,
+    more_headers: Mapping[str, str] | None = None,
+) -> bytes:
     """A request to the token endpoint; with a secret `client_id` goes into the Basic header."""
     fields = dict(form)
-    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    headers = {"Content-Type": "application/x-www-form-urlencoded", **(more_headers or {})}
     if secret is not None:
         pair = f"{quote_plus(fields.pop('client_id'))}:{quote_plus(secret)}"
         headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
