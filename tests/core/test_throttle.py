@@ -4,7 +4,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from token_server.core.replay_ledger import ReplayLedger
-from token_server.core.throttle import Allowed, Budget, Throttled, decide_use
+from token_server.core.throttle import (
+    Allowed,
+    Bucket,
+    Budget,
+    Done,
+    GiveBack,
+    Refused,
+    Take,
+    Throttled,
+    decide_take,
+    decide_use,
+    give_back,
+)
+
+QUICK = Bucket("quick", Budget(2, 10))
+SLOW = Bucket("slow", Budget(4, 100))
 
 
 def test_burst_then_steady_rate() -> None:
@@ -44,6 +59,84 @@ def test_never_more_than_burst_plus_rate(gaps: list[float], burst: int) -> None:
     for i, start in enumerate(passed):
         for j in range(i, len(passed)):
             assert j - i + 1 <= burst + (passed[j] - start) / 7.0 + 1e-6
+
+
+def take(states: dict[str, float], now: float) -> float:
+    """One use of both buckets, kept in `states`; how long to wait, 0 when it fitted."""
+    decision = decide_take(states, Take("g", (QUICK, SLOW), now))
+    if isinstance(decision, Refused):
+        return decision.retry_after_s
+    states.update(decision.states)
+    return 0.0
+
+
+def test_delay_grows_from_budget_to_budget() -> None:
+    """Two at once, then one in ten seconds, then one in a hundred."""
+    states: dict[str, float] = {}
+    waits = [take(states, now) for now in (0, 0, 0, 10, 20, 30, 40, 90, 100)]
+    assert waits == [0, 0, 10, 0, 0, 70, 60, 10, 0]
+
+
+def test_refused_take_changes_no_bucket() -> None:
+    """All or nothing: what one bucket refuses costs the others nothing, and names the bucket."""
+    states = {"quick": 120.0}
+    decision = decide_take(states, Take("g", (SLOW, QUICK), 100.0))
+    assert decision == Refused(QUICK, 10.0)
+    assert states == {"quick": 120.0}
+
+
+def test_given_back_use_is_one_and_no_more() -> None:
+    """A success returns its own step; a full bucket does not grow beyond full."""
+    states: dict[str, float] = {}
+    assert [take(states, 0), take(states, 0)] == [0, 0]
+    done = give_back(states, GiveBack("g", (QUICK,), (), 0.0))
+    assert done == Done({"quick": 10.0})
+    assert give_back({"quick": 3.0}, GiveBack("g", (QUICK,), (), 0.0)) == Done({"quick": 0.0})
+    assert give_back({}, GiveBack("g", (QUICK,), (SLOW,), 0.0)) == Done({})
+
+
+def test_forgiven_bucket_is_full_again() -> None:
+    """Whatever it held, the next use is a first one."""
+    states: dict[str, float] = {}
+    for now in (0, 0, 10, 20):
+        assert take(states, now) == 0
+    states.update(give_back(states, GiveBack("g", (), (QUICK, SLOW), 20.0)).states)
+    assert [take(states, 20), take(states, 20)] == [0, 0]
+
+
+def test_clock_set_back_by_little_only_prolongs_the_wait() -> None:
+    """A state of a clock ahead of ours still counts: two clocks must not double the budget."""
+    states: dict[str, float] = {}
+    assert [take(states, 3000), take(states, 3000)] == [0, 0]
+    assert take(states, 0) == 3010
+
+
+def test_state_from_a_clock_set_back_by_much_is_not_believed() -> None:
+    """Nobody waits for a day because a clock was a day ahead: the budget starts anew."""
+    states: dict[str, float] = {}
+    assert [take(states, 86_400), take(states, 86_400)] == [0, 0]
+    assert [take(states, 0), take(states, 0), take(states, 0)] == [0, 0, 10]
+    assert give_back({"quick": 86_400.0}, GiveBack("g", (QUICK,), (), 0.0)) == Done({})
+
+
+@given(st.lists(st.tuples(st.floats(0, 60), st.booleans()), max_size=80))
+def test_buckets_together_never_exceed_any_of_them(moves: list[tuple[float, bool]]) -> None:
+    """In any stretch of time each budget holds, with uses given back now and then."""
+    states: dict[str, float] = {}
+    now, passed = 0.0, []
+    for gap, is_returned in moves:
+        now += gap
+        if take(states, now) == 0:
+            if is_returned:
+                states.update(give_back(states, GiveBack("g", (QUICK, SLOW), (), now)).states)
+            else:
+                passed.append(now)
+    for bucket in (QUICK, SLOW):
+        budget = bucket.budget
+        for i, start in enumerate(passed):
+            for j in range(i, len(passed)):
+                limit = budget.burst + (passed[j] - start) / budget.interval_s
+                assert j - i + 1 <= limit + 1e-6
 
 
 def test_replays_beyond_the_budget_wait() -> None:

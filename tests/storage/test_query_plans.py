@@ -13,10 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from tests.storage.test_families import Login, start_login
 from tests.support.databases import TEST_EPOCH as NOW
 from tests.support.records import new_family, new_secret, new_user
+from token_server.core.throttle import Bucket, Budget, Take
 from token_server.records import Secret
-from token_server.storage import audit, clients, families, meta, users
+from token_server.storage import audit, clients, families, meta, throttle, users
 from token_server.storage.engine import Store
 
+TAKE = Take("group", (Bucket("account", Budget(5, 10)),), NOW)
 Call = Callable[[AsyncConnection, Login], Awaitable[object]]
 
 CALLS: dict[str, Call] = {
@@ -59,6 +61,8 @@ CALLS: dict[str, Call] = {
     "rotate_families": lambda c, x: families.rotate_families(c, [x.entry()]),
     "list_events": lambda c, _: audit.list_events(c, 5, 10),
     "prune_events": lambda c, _: audit.prune_events(c, NOW, 10),
+    "apply_steps": lambda c, _: throttle.apply_steps(c, [TAKE]),
+    "prune_throttles": lambda c, _: throttle.prune_throttles(c, NOW, 10),
     "meta.get": lambda c, _: meta.get(c, "epoch"),
     "meta.set": lambda c, _: meta.set(c, "epoch", "0"),
 }
