@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.server import RunningServer
 from tests.support.wire import FORM, Wire, WireAnswer, assert_refused, form, head
 from tests.web.conftest import APP, MACHINE, EdgeServer
 from token_server.grants.registry import GRANTS
@@ -330,3 +331,12 @@ def test_any_form_of_an_authenticated_client_is_answered(
     assert_json_or_parser(answer)
     assert MARK not in answer
     assert MARK not in capfd.readouterr().err
+
+
+async def test_forwarded_header_of_an_untrusted_proxy_is_told_once(
+    sqlite_server: RunningServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Else every client behind the proxy shares one guessing budget, and nobody knows why."""
+    for _ in range(3):
+        await sqlite_server.http.get("/livez", headers={"X-Forwarded-For": "192.0.2.1"})
+    assert capfd.readouterr().err.count("forwarded_header_ignored") == 1

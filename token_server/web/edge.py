@@ -12,7 +12,7 @@ from token_server.errors import UnavailableError
 from token_server.logs import get_logger
 from token_server.runtime import Runtime
 from token_server.web import answers
-from token_server.web.requests import REQUEST_ID_KEY
+from token_server.web.requests import REQUEST_ID_KEY, untrusted_proxy
 
 _log = get_logger(__name__)
 
@@ -35,6 +35,7 @@ class Edge:
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self._app = app
         self._runtime = runtime
+        self._has_warned = False
         is_https = runtime.settings.issuer.startswith("https:")
         self._headers = (*_SECURITY_HEADERS, _HSTS) if is_https else _SECURITY_HEADERS
 
@@ -42,6 +43,8 @@ class Edge:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
+        if not self._has_warned:
+            self._warn_of_untrusted_proxy(scope)
         request_id = _request_id(self._runtime)
         scope[REQUEST_ID_KEY] = request_id  # type: ignore[literal-required]  # ASGI allows more keys
         extra = (*self._headers, (b"x-request-id", request_id.encode("ascii")))
@@ -82,6 +85,14 @@ class Edge:
                 duration_ms=round(elapsed_s * 1000, 3),
                 request_id=request_id,
             )
+
+    def _warn_of_untrusted_proxy(self, scope: HTTPScope) -> None:
+        """Behind a proxy that is not in TRUSTED_PROXIES all clients share one address, and so one
+        budget for guesses. Said once: strangers can send the header, too."""
+        peer = untrusted_proxy(scope, self._runtime.settings.trusted_proxies)
+        if peer is not None:
+            self._has_warned = True
+            _log.warning("forwarded_header_ignored", peer=peer, setting="TRUSTED_PROXIES")
 
 
 def _is_oversized(scope: HTTPScope) -> bool:

@@ -59,6 +59,15 @@ def client_address(scope: HTTPScope, trusted: Sequence[IPNetwork]) -> str | None
     return str(address)
 
 
+def untrusted_proxy(scope: HTTPScope, trusted: Sequence[IPNetwork]) -> str | None:
+    """The peer, when it says for whom it forwards and is not believed; else None."""
+    peer = scope.get("client")
+    if peer is None or not any(name == b"x-forwarded-for" for name, _ in scope["headers"]):
+        return None
+    address = _parse_address(peer[0])
+    return None if address is None or _is_trusted(address, trusted) else str(address)
+
+
 def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         address = ipaddress.ip_address(text)
