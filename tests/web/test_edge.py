@@ -6,12 +6,13 @@ What breaks inside the server is in test_faults.py.
 import json
 import re
 import string
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.server import RunningServer
+from tests.support.server import copy_keys, make_settings, running_server
 from tests.support.wire import FORM, Wire, WireAnswer, assert_refused, form, head
 from tests.web.conftest import APP, MACHINE, EdgeServer
 from token_server.grants.registry import GRANTS
@@ -334,9 +335,12 @@ def test_any_form_of_an_authenticated_client_is_answered(
 
 
 async def test_forwarded_header_of_an_untrusted_proxy_is_told_once(
-    sqlite_server: RunningServer, capfd: pytest.CaptureFixture[str]
+    sqlite_url: str, shared_keys: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Else every client behind the proxy shares one guessing budget, and nobody knows why."""
-    for _ in range(3):
-        await sqlite_server.http.get("/livez", headers={"X-Forwarded-For": "192.0.2.1"})
+    copy_keys(shared_keys, tmp_path)
+    settings = make_settings(sqlite_url, tmp_path, trusted_proxies=())
+    async with running_server(settings) as server:
+        for _ in range(3):
+            await server.http.get("/livez", headers={"X-Forwarded-For": "192.0.2.1"})
     assert capfd.readouterr().err.count("forwarded_header_ignored") == 1
