@@ -74,6 +74,8 @@ def test_the_defaults_are_those_of_the_interface() -> None:
         "default_audience": "https://auth.example",
         "access_token_typ": "at+jwt",
         "registration": "closed",
+        "registration_silent": "no",
+        "browser_origins": "https://auth.example",
         "trusted_proxies": "",
         "password_min_length": "8",
         "password_max_length": "100",

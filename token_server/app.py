@@ -16,6 +16,7 @@ from token_server.errors import UnavailableError
 from token_server.logs import get_logger
 from token_server.runtime import Runtime
 from token_server.web import answers
+from token_server.web.account import account_handlers
 from token_server.web.docs_ui import docs_handlers
 from token_server.web.edge import Edge
 from token_server.web.forms import MAX_BODY_BYTES
@@ -31,6 +32,7 @@ def create_app(runtime: Runtime, more_handlers: Sequence[ASGIRouteHandler] = ())
     """The public application; `more_handlers` are the health endpoints of the hosting process."""
     handlers = [
         token_handler(runtime),
+        *account_handlers(runtime),
         *well_known_handlers(runtime),
         openapi_handler(runtime),
         *more_handlers,

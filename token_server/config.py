@@ -72,6 +72,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     registration: Annotated[
         Literal["open", "closed"], Meta(description="Whether strangers may make an account.")
     ] = "closed"
+    registration_silent: Annotated[
+        Literal["no", "yes"],
+        Meta(description="Never say that an e-mail is taken; new accounts wait for `user enable`."),
+    ] = "no"
+    browser_origins: Annotated[
+        tuple[str, ...],
+        Meta(description="Origins whose pages may use the refresh cookie."),
+    ] = ()
     trusted_proxies: Annotated[
         tuple[IPNetwork, ...],
         Meta(description="Proxies (addresses, networks) whose forwarded headers count."),

@@ -23,6 +23,7 @@ from token_server.config_values import (
     check_together,
     follow_bind,
     least_key_lead_s,
+    origin_of,
     parse_value,
 )
 from token_server.errors import OperatorError
@@ -265,9 +266,10 @@ def _fill_defaults(
     default("password_hash_slots", slots, ": cores / WORKERS")
     fields = {info.name: info.default for info in msgspec.structs.fields(Settings)}
     for name, setting in SETTINGS.items():
-        if name not in ("default_audience", "key_lead"):
+        if name not in ("default_audience", "browser_origins", "key_lead"):
             default(name, fields[setting.field])
     default("default_audience", values["issuer"], ": the issuer")
+    default("browser_origins", (origin_of(values["issuer"]),), ": the issuer's")
     if mode == "dev":
         windows = (values[n] for n in ("jwks_max_age", "key_reload_interval", "clock_skew"))
         default("key_lead", least_key_lead_s(*windows), " of dev: the least that is safe")

@@ -90,6 +90,12 @@ def parse_issuer(text: str) -> str:
     return text
 
 
+def origin_of(issuer: str) -> str:
+    """Scheme, host and port, as a browser sends them in `Origin` (RFC 6454 §6.2)."""
+    scheme, _, rest = issuer.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}"
+
+
 def parse_address(text: str) -> str:
     """HOST:PORT with an IP address or `localhost`; port 0 takes a free one."""
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):([0-9]{1,5})", text)
@@ -155,6 +161,15 @@ def _parse_networks(text: str) -> tuple[IPNetwork, ...]:
     return tuple(networks)
 
 
+def _parse_origins(text: str) -> tuple[str, ...]:
+    origins = tuple(filter(None, (part.strip() for part in text.split(","))))
+    for origin in origins:
+        parse_issuer(origin)
+        if origin_of(origin) != origin:
+            raise ValueProblemError("must be origins without a path: https://app.example.com")
+    return origins
+
+
 def _parse_audience(text: str) -> str:
     if not text or any(character.isspace() for character in text) or len(text) > 512:
         raise ValueProblemError("must be one identifier without spaces, such as a URL")
@@ -167,6 +182,7 @@ SPECIAL_PARSERS: dict[str, Callable[[str], Any]] = {
     "management_bind": parse_address,
     "database_url": parse_database_url,
     "trusted_proxies": _parse_networks,
+    "browser_origins": _parse_origins,
     "default_audience": _parse_audience,
 }
 

@@ -1,7 +1,8 @@
-"""Errors of the token endpoint: one class per registered code (RFC 6749 §5.2, RFC 8707 §2).
+"""What may be answered instead of success: one class per public code.
 
-`error` and `description` are public; `reason` is a private, stable code for logs and metrics.
-Descriptions are constants of ours, never input, in the character set of RFC 6749 §5.2.
+Token endpoint: the registered codes of RFC 6749 §5.2 and RFC 8707 §2. JSON APIs: our own stable
+codes in problem documents (RFC 9457). `reason` is private, for logs and metrics; every public
+text is a constant of ours, never input.
 """
 
 from typing import ClassVar
@@ -79,6 +80,115 @@ class InvalidScopeError(OAuthError):
 class InvalidTargetError(OAuthError):
     error = "invalid_target"
     default_description = "The resource is not one that this client may ask for."
+
+
+class ProblemError(Exception):
+    """An answer of a JSON API as a problem document. Raised outside write blocks only."""
+
+    code: ClassVar[str]
+    status: ClassVar[int] = 400
+    challenge: ClassVar[str | None] = None  # what a 401 adds to `Bearer` (RFC 6750 §3)
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class MalformedJsonError(ProblemError):
+    """No JSON object in strict UTF-8, or one that two parsers could read differently."""
+
+    code = "malformed_json"
+
+
+class InvalidFieldError(ProblemError):
+    """A member is missing, of the wrong type or against a rule; `field` None: it is unknown here,
+    and its name stays unsaid."""
+
+    code = "invalid_field"
+
+    def __init__(self, field: str | None, detail: str) -> None:
+        super().__init__("field_unknown" if field is None else f"{field}_refused")
+        self.field = field
+        self.detail = detail
+
+
+class QueryRefusedError(ProblemError):
+    """These paths take no parameters: query strings end up in logs, tokens with them."""
+
+    code = "query_refused"
+
+
+class JsonTooLargeError(ProblemError):
+    code = "payload_too_large"
+    status = 413
+
+
+class NotJsonError(ProblemError):
+    code = "unsupported_media_type"
+    status = 415
+
+
+class CredentialsRefusedError(ProblemError):
+    """Wrong password, unknown or disabled account, bad refresh token: one answer for all."""
+
+    code = "credentials_refused"
+    status = 401
+
+
+class TokenMissingError(ProblemError):
+    """No access token was sent: no error code in the challenge (RFC 6750 §3.1)."""
+
+    code = "token_missing"
+    status = 401
+
+    def __init__(self) -> None:
+        super().__init__("token_missing")
+
+
+class TokenRefusedError(ProblemError):
+    """The access token is bad, or its session or user is no longer: one answer for all."""
+
+    code = "token_refused"
+    status = 401
+    challenge = (
+        'error="invalid_token", error_description="The access token is malformed, expired,'
+        ' revoked or not meant for this service."'
+    )
+
+
+class ReauthenticationRequiredError(ProblemError):
+    """The session is good, but its login is too long ago for this (RFC 9470 §3)."""
+
+    code = "reauthentication_required"
+    status = 401
+    challenge = (
+        'error="insufficient_user_authentication", error_description="Send current_password, or'
+        ' log in again.", max_age="300"'
+    )
+
+
+class OriginRefusedError(ProblemError):
+    """The refresh cookie is for pages of our own origins alone."""
+
+    code = "origin_refused"
+    status = 403
+
+
+class RegistrationClosedError(ProblemError):
+    code = "registration_closed"
+    status = 403
+
+
+class SessionNotFoundError(ProblemError):
+    """No such session, an ended one, or somebody else's: one answer for all."""
+
+    code = "session_not_found"
+    status = 404
+
+
+class EmailTakenError(ProblemError):
+    code = "email_taken"
+    status = 409
 
 
 class UnavailableError(Exception):

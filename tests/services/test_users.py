@@ -72,7 +72,7 @@ async def test_added_user_is_durable_and_logs_in(database_url: str) -> None:
 async def test_second_spelling_of_a_taken_email_is_a_conflict(
     database_url: str, email: str
 ) -> None:
-    """One mailbox, one account (case F 106); the conflict leaves no trace."""
+    """One mailbox, one account (case F 106); the conflict leaves an audit event and no user."""
     async with open_people(database_url) as runtime:
         await add_user(runtime, ALICE)
         with pytest.raises(OperatorError) as refused:
@@ -81,7 +81,13 @@ async def test_second_spelling_of_a_taken_email_is_a_conflict(
         assert refused.value.exit_code == 4
         assert email not in refused.value.message
         assert len(await list_users(runtime)) == 1
-    assert len(await audit_trail(database_url)) == 1
+    created, conflict = await audit_trail(database_url)
+    assert created.event is AuditEventType.USER_CREATED
+    assert (conflict.event, conflict.subject, conflict.reason) == (
+        AuditEventType.REGISTRATION_REFUSED,
+        None,
+        "email_taken",
+    )
 
 
 async def test_racing_registrations_of_one_email_make_one_account(database_url: str) -> None:

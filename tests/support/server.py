@@ -63,6 +63,8 @@ def make_settings(database_url: str, directory: Path, **overrides: Any) -> Setti
         "keys_dir": directory / "keys",
         "master_key_file": directory / "keys" / "master.key",
         "default_audience": ISSUER,
+        "registration": "open",
+        "browser_origins": (ISSUER,),
         "argon2_memory_kib": 8,
         "argon2_time_cost": 1,
         "password_hash_slots": 2,

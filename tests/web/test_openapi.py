@@ -16,6 +16,7 @@ from token_server.app import create_app
 from token_server.core.client_policy import GRANT_TYPES
 from token_server.grants.registry import GRANTS
 from token_server.services.health import Readiness
+from token_server.web.account import PREFIX, ROUTES
 from token_server.web.edge import Edge
 from token_server.web.health import health_handlers
 from token_server.web.openapi import openapi_document
@@ -48,7 +49,8 @@ def routes(server: RunningServer) -> set[str]:
     assert isinstance(app, Edge)
     litestar = app._app
     assert isinstance(litestar, Litestar)
-    return {route.path_format for route in litestar.routes}
+    account = {PREFIX + path for path in ROUTES}  # one session is below the list's mount
+    return {route.path_format for route in litestar.routes} | account
 
 
 def test_document_has_the_form_of_openapi_3_1(contract: Contract) -> None:

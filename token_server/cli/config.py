@@ -115,6 +115,7 @@ DERIVED = {
     "issuer": "http://127.0.0.1:8080 in dev; serve wants it stated",
     "registration": "open in dev; serve wants it stated",
     "default_audience": "the issuer",
+    "browser_origins": "the issuer's origin",
     "master_key_file": "KEYS_DIR/master.key",
     "password_hash_slots": "cores / WORKERS",
     "log_format": "console on a terminal, else json",

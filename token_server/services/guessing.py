@@ -34,6 +34,7 @@ class Door(enum.StrEnum):
     PASSWORD_GRANT = "password_grant"
     LOGIN = "login"
     CHANGE_PASSWORD = "change_password"
+    REGISTRATION = "registration"
     CLIENT_SECRET = "client_secret"
 
 

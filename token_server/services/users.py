@@ -7,7 +7,7 @@ log in gets the same answer after the same work. Making a session is services/is
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from token_server.core.identifiers import (
     USER_ID_BYTES,
@@ -47,45 +47,83 @@ class NewUser:
     password: Secret[str]
 
 
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """Why a value is refused: one sentence for whoever typed it, which never repeats it."""
+
+    field: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Registrar:
+    """Who makes an account. A stranger's may have to wait for an operator to enable it."""
+
+    actor: str
+    is_active: bool = True
+    context: RequestContext | None = None
+
+
 async def add_user(runtime: Runtime, new: NewUser) -> User:
     """Make an account. OperatorError lists every problem, or says that the e-mail is taken."""
-    problems: list[str] = []
-    email_canonical = ""
-    try:
-        email_canonical = canonical_email(new.email)
-    except IdentifierError as error:
-        problems.append(str(error))
-    if problem := name_problem(new.name):
-        problems.append(problem)
-    problems += await _password_problems(runtime, new.password, new.email, new.name)
+    problems = await find_problems(runtime, new)
     if problems:
-        raise _refusal("The user was not added", problems)
+        raise _refusal("The user was not added", [problem.text for problem in problems])
+    user = await create_user(runtime, new, Registrar("operator"))
+    if user is None:
+        raise OperatorError(
+            "A user with this e-mail exists already (upper and lower case count as one).",
+            exit_code=4,
+        )
+    return user
+
+
+async def find_problems(runtime: Runtime, new: NewUser) -> list[FieldProblem]:
+    """Everything that is wrong in itself, whoever else exists."""
+    problems: list[FieldProblem] = []
+    try:
+        canonical_email(new.email)
+    except IdentifierError as error:
+        problems.append(FieldProblem("email", str(error)))
+    if problem := name_problem(new.name):
+        problems.append(FieldProblem("name", problem))
+    if problem := await find_password_problem(runtime, new.password, new.email, new.name):
+        problems.append(FieldProblem("password", problem))
+    return problems
+
+
+async def create_user(runtime: Runtime, new: NewUser, registrar: Registrar) -> User | None:
+    """Store an account in which `find_problems` found nothing; None when the e-mail is taken.
+
+    Both take the same work: one hash, and one transaction with one audit event.
+    """
     now = runtime.clock.now()
     user = User(
         user_id=new_user_id(runtime.entropy.token_bytes(USER_ID_BYTES)),
         email=new.email.strip(" "),
-        email_canonical=email_canonical,
+        email_canonical=canonical_email(new.email),
         name=new.name,
         password_hash=await runtime.hasher.hash(_normalised(new.password)),
-        is_active=True,
+        is_active=registrar.is_active,
         credential_version=0,
         created_at=now,
         updated_at=now,
         password_changed_at=now,
         last_login_at=None,
     )
-    event = _event(AuditEventType.USER_CREATED, user.user_id, now)
-    try:
-        async with runtime.store.write() as connection:
+    event = _created_event(user, registrar, now)
+    is_taken = False
+    async with runtime.store.write() as connection:
+        try:
             await users.insert_user(connection, user)
-            await audit.insert_events(connection, [event])
-    except AlreadyExistsError:
-        raise OperatorError(
-            "A user with this e-mail exists already (upper and lower case count as one).",
-            exit_code=4,
-        ) from None
+        except AlreadyExistsError:
+            is_taken = True
+            event = replace(
+                event, event=AuditEventType.REGISTRATION_REFUSED, subject=None, reason="email_taken"
+            )
+        await audit.insert_events(connection, [event])
     runtime.audit.log(event)
-    return user
+    return None if is_taken else user
 
 
 async def list_users(runtime: Runtime, after: str | None = None, limit: int = PAGE) -> list[User]:
@@ -102,15 +140,29 @@ async def show_user(runtime: Runtime, email_or_id: str) -> User:
     return user
 
 
+async def find_password_problem(
+    runtime: Runtime, password: Secret[str], email: str, name: str
+) -> str | None:
+    """Why this must not become the password of the person with this e-mail and name."""
+    settings = runtime.settings
+    policy = PasswordPolicy(
+        settings.password_min_length,
+        settings.password_max_length,
+        await asyncio.to_thread(load_blocklist),
+    )
+    problem = password_problem(password.reveal(), policy, identity_of(email.strip(" "), name))
+    return None if problem is None else describe(problem, policy)
+
+
 async def set_password(runtime: Runtime, email_or_id: str, password: Secret[str]) -> User:
     """Give the user another password and end all sessions.
 
     OperatorError when the password is refused or the user unknown.
     """
     user = await show_user(runtime, email_or_id)
-    problems = await _password_problems(runtime, password, user.email, user.name)
-    if problems:
-        raise _refusal("The password was not changed", problems)
+    problem = await find_password_problem(runtime, password, user.email, user.name)
+    if problem is not None:
+        raise _refusal("The password was not changed", [problem])
     password_hash = await runtime.hasher.hash(_normalised(password))
     now = runtime.clock.now()
     event = None
@@ -256,21 +308,20 @@ async def _find_user_by_email(runtime: Runtime, email: str) -> User | None:
         return await users.find_user_by_email(connection, email_canonical)
 
 
-async def _password_problems(
-    runtime: Runtime, password: Secret[str], email: str, name: str
-) -> list[str]:
-    settings = runtime.settings
-    policy = PasswordPolicy(
-        settings.password_min_length,
-        settings.password_max_length,
-        await asyncio.to_thread(load_blocklist),
-    )
-    problem = password_problem(password.reveal(), policy, identity_of(email.strip(" "), name))
-    return [] if problem is None else [describe(problem, policy)]
-
-
 def _normalised(password: Secret[str]) -> Secret[str]:
     return Secret(normalise_password(password.reveal()))
+
+
+def _created_event(user: User, registrar: Registrar, at: int) -> AuditEvent:
+    context = registrar.context
+    return AuditEvent(
+        event=AuditEventType.USER_CREATED,
+        at=at,
+        actor=registrar.actor,
+        subject=user.user_id,
+        ip_address=None if context is None else context.ip_address,
+        request_id=None if context is None else context.request_id,
+    )
 
 
 def _event(event: AuditEventType, user_id: str, at: int, **details: int) -> AuditEvent:

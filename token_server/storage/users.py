@@ -59,6 +59,10 @@ _CHANGE_PASSWORD = (
         updated_at=bindparam("now"),
     )
 )
+_CHANGE_OWN_PASSWORD = _CHANGE_PASSWORD.where(_IS_UNCHANGED, _C.is_active)
+_SET_ROLES = (
+    update(users).where(_IS_USER).values(roles=bindparam("new_roles"), updated_at=bindparam("now"))
+)
 _DISABLE = (
     update(users)
     .where(_IS_USER)
@@ -125,6 +129,26 @@ async def change_password(
     """Raises the credential version: logins that read the old hash fail. False: no such user."""
     values = {"for_user_id": user_id, "password_hash": password_hash.reveal(), "now": now}
     return await _changed(conn, _CHANGE_PASSWORD, values)
+
+
+async def change_own_password(
+    conn: AsyncConnection, user: User, password_hash: Secret[str], now: int
+) -> bool:
+    """As `change_password`, for whoever gave the old one; False when the user was disabled or the
+    credentials changed since `user` was read."""
+    values = {
+        "for_user_id": user.user_id,
+        "as_read": user.credential_version,
+        "password_hash": password_hash.reveal(),
+        "now": now,
+    }
+    return await _changed(conn, _CHANGE_OWN_PASSWORD, values)
+
+
+async def set_roles(conn: AsyncConnection, user_id: str, roles: tuple[str, ...], now: int) -> bool:
+    """Every access token from now on says so. False: no such user."""
+    values = {"for_user_id": user_id, "new_roles": join_words(roles), "now": now}
+    return await _changed(conn, _SET_ROLES, values)
 
 
 async def set_user_active(conn: AsyncConnection, user_id: str, active: bool, now: int) -> bool:

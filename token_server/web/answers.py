@@ -12,7 +12,13 @@ import msgspec
 from litestar.types import Send
 
 from token_server.core.scope import format_scope
-from token_server.errors import InvalidRequestError, OAuthError, UnavailableError
+from token_server.errors import (
+    InvalidFieldError,
+    InvalidRequestError,
+    OAuthError,
+    ProblemError,
+    UnavailableError,
+)
 from token_server.services.issuing import TokenResponse
 
 _JSON = b"application/json"
@@ -21,6 +27,7 @@ NO_STORE = (b"cache-control", b"no-store")
 _PRAGMA = (b"pragma", b"no-cache")  # RFC 6749 §5.1 asks for both
 # A 401 names the scheme to use (RFC 6749 §5.2); sent whatever scheme was tried.
 _CHALLENGE = (b"www-authenticate", b'Basic realm="token-server", charset="UTF-8"')
+_BEARER = 'Bearer realm="token-server"'
 
 # Not from HTTPStatus: its names change between versions of Python.
 _HTTP_ERROR_CODES = {
@@ -30,6 +37,7 @@ _HTTP_ERROR_CODES = {
     413: "content_too_large",
     414: "uri_too_long",
 }
+_NOTHING: Mapping[str, str] = {}
 _WITHOUT_CONTENT = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)  # RFC 9110 §8.6
 
 _encode = msgspec.json.Encoder().encode
@@ -95,20 +103,47 @@ def oauth_server_error_answer() -> Answer:
     return _oauth_answer(500, body)
 
 
-def problem_answer(status: int, code: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Answer:
+def json_answer(body: object, status: int = 200) -> Answer:
+    """What the JSON APIs answer about a person: for nobody's cache."""
+    return Answer(status, ((b"content-type", _JSON), NO_STORE), _encode(body))
+
+
+def problem_answer(
+    status: int,
+    code: str,
+    headers: tuple[tuple[bytes, bytes], ...] = (),
+    members: Mapping[str, str] = _NOTHING,
+) -> Answer:
     """RFC 9457, with a stable `code` for programs; `title` is the phrase of the status."""
     body: Mapping[str, str | int] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "code": code,
+        **members,
     }
     return Answer(status, ((b"content-type", _PROBLEM), NO_STORE, *headers), _encode(body))
 
 
+def problem_error_answer(error: ProblemError) -> Answer:
+    """A 401 names the scheme, and an error code only where a token was sent (RFC 6750 §3)."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        challenge = _BEARER if error.challenge is None else f"{_BEARER}, {error.challenge}"
+        headers = ((b"www-authenticate", challenge.encode("ascii")),)
+    members: dict[str, str] = {}
+    if isinstance(error, InvalidFieldError):
+        members["detail"] = error.detail
+        if error.field is not None:
+            members["field"] = error.field
+    return problem_answer(error.status, error.code, headers, members)
+
+
 def problem_unavailable_answer(error: UnavailableError) -> Answer:
-    status = 429 if error.is_throttled else 503
-    return problem_answer(status, "temporarily_unavailable", (_retry_after(error),))
+    status, code = (503, "temporarily_unavailable")
+    if error.is_throttled:
+        status, code = (429, "too_many_attempts")
+    return problem_answer(status, code, (_retry_after(error),))
 
 
 def http_error_answer(path: str, status: int) -> Answer:
