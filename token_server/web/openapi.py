@@ -13,7 +13,7 @@ from token_server.config import Settings
 from token_server.grants.base import Grant
 from token_server.grants.registry import GRANTS
 from token_server.runtime import Runtime
-from token_server.web import openapi_oauth, openapi_parts
+from token_server.web import openapi_account, openapi_oauth, openapi_parts
 from token_server.web.openapi_parts import Json
 from token_server.web.well_known import Document, document_handler
 
@@ -31,6 +31,7 @@ repeats what was sent. Every answer has an `X-Request-Id`.
 """
 _TAGS = (
     ("tokens", "The OAuth 2.0 token endpoint."),
+    ("accounts", "People: registration, login, their password and their sessions."),
     ("documents", "Public, cacheable, readable from every origin."),
     ("health", "For load balancers and orchestrators."),
 )
@@ -61,11 +62,19 @@ def openapi_document(settings: Settings, grants: Mapping[str, Grant]) -> Json:
         "security": [],
         "paths": {
             **openapi_oauth.paths(settings, grants),
+            **openapi_account.paths(settings),
             OPENAPI_PATH: {"get": own},
         },
         "components": {
-            "schemas": {**openapi_parts.SCHEMAS, **openapi_oauth.schemas(grants)},
+            "schemas": {
+                **openapi_parts.SCHEMAS,
+                **openapi_oauth.schemas(grants),
+                **openapi_account.component_schemas(settings),
+            },
             "headers": openapi_parts.HEADERS,
-            "securitySchemes": dict(openapi_oauth.SECURITY_SCHEMES),
+            "securitySchemes": {
+                **openapi_oauth.SECURITY_SCHEMES,
+                **openapi_account.SECURITY_SCHEMES,
+            },
         },
     }

@@ -44,6 +44,14 @@ _HEADERS: Mapping[str, Json] = {
         "description": "The scheme for client authentication (RFC 6749 §5.2).",
         "schema": {"type": "string", "pattern": "^Basic realm="},
     },
+    "BearerChallenge": {
+        "description": "The scheme; an error code only where a token was sent (RFC 6750 §3).",
+        "schema": {"type": "string", "pattern": "^Bearer realm="},
+    },
+    "SetCookie": {
+        "description": "`__Host-`, `HttpOnly`, `Secure`, `SameSite=Strict`; only in cookie mode.",
+        "schema": {"type": "string", "pattern": "^__Host-"},
+    },
 }
 NEVER_STORED = {"Cache-Control": "NoStore"}
 NEVER_STORED_OAUTH = {"Cache-Control": "NoStore", "Pragma": "NoCache"}
@@ -57,6 +65,8 @@ _PROBLEM_SCHEMA: Json = {
         "title": {"type": "string", "description": "The phrase of the status."},
         "status": {"type": "integer", "minimum": 400, "maximum": 599},
         "code": {"type": "string", "pattern": "^[a-z_]+$"},
+        "detail": {"type": "string", "description": "For people; with `invalid_field`."},
+        "field": {"type": "string", "description": "The member that `detail` is about."},
     },
 }
 _OAUTH_ERROR_SCHEMA: Json = {
@@ -73,8 +83,11 @@ _OAUTH_ERROR_SCHEMA: Json = {
     },
 }
 SCHEMAS: Mapping[str, Json] = {"Problem": _PROBLEM_SCHEMA, "OAuthError": _OAUTH_ERROR_SCHEMA}
+_OPTIONAL_HEADERS = frozenset({"SetCookie"})
 # Without `required` a validator would accept an answer that lacks its header.
-HEADERS = {name: {**header, "required": True} for name, header in _HEADERS.items()}
+HEADERS = {
+    name: {**header, "required": name not in _OPTIONAL_HEADERS} for name, header in _HEADERS.items()
+}
 
 
 def schema_ref(name: str) -> Json:
