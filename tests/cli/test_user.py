@@ -33,6 +33,7 @@ def test_add_prints_the_user_and_no_secret(command: Command) -> None:
         "last_login_at",
         "name",
         "password_changed_at",
+        "roles",
         "updated_at",
     ]
     assert (added["email"], added["name"], added["is_active"]) == (EMAIL, "Alice", True)
@@ -121,3 +122,43 @@ def test_people_get_text_with_dates(command: Command) -> None:
     assert "never" in shown
     assert "argon2" not in shown
     assert "There may be more" in command("user", "list", "--limit", "1").stdout
+
+
+def test_email_and_name_are_changed_together_or_alone(command: Command) -> None:
+    """The user is found under the new e-mail only; a taken or impossible one changes nothing."""
+    added = add_alice(command)
+    other = ("user", "add", "bob@example.com", "--name", "Bob", "--password-stdin")
+    command.json(*other, stdin=f"{PASSWORD}\n")
+    changed = command.json("user", "change", EMAIL, "--email", "Al@example.com", "--name", "Al")
+
+    assert (changed["id"], changed["email"], changed["name"]) == (
+        added["id"],
+        "Al@example.com",
+        "Al",
+    )
+    assert command("user", "show", EMAIL).exit_code == 3
+    assert command("user", "change", "al@example.com", "--email", "BOB@example.com").exit_code == 4
+    assert command("user", "change", "al@example.com", "--email", "al").exit_code == 2
+    assert command("user", "change", "al@example.com", "--name", "\n").exit_code == 2
+    assert command("user", "change", "al@example.com").exit_code == 2
+    assert command.json("user", "change", "al@example.com", "--email", "AL@example.com")[
+        "name"
+    ] == ("Al")
+
+
+def test_roles_are_set_as_a_whole(command: Command) -> None:
+    """Words in any order, each once; an empty text takes them away; an impossible one changes
+    nothing."""
+    add_alice(command)
+    assert command.json("user", "roles", EMAIL) == []
+    given = command.json("user", "roles", EMAIL, "--set", "support auditor support")
+
+    assert given == ["auditor", "support"]
+    assert command.json("user", "show", EMAIL)["roles"] == given
+    for wrong in ('"', "-x", "ä", "a" * 65, " ".join(f"r{number}" for number in range(33))):
+        assert command("user", "roles", EMAIL, "--set", wrong).exit_code == 2
+    assert command("user", "roles", EMAIL).stdout == "auditor\nsupport\n"
+    assert command.json("user", "roles", EMAIL, "--set", "") == []
+    events = command("audit", "tail", "--json").stdout
+    assert events.count("user.roles_changed") == 2
+    assert '"roles":"auditor support"' in events.replace(": ", ":")

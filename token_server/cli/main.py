@@ -18,7 +18,8 @@ from token_server.errors import OperatorError, UnavailableError
 COMMANDS = {
     "dev": ("serve", "dev", "Start a complete local server: keys, database, demo user, clients."),
     "serve": ("serve", "serve", "Start the production server; refuses an unsafe configuration."),
-    "user": ("user", "user", "Add, list, disable users; set passwords."),
+    "user": ("user", "user", "Add, change, list, disable users; set passwords and roles."),
+    "session": ("session", "session", "List and end the sessions of users."),
     "client": ("client", "client", "Register OAuth clients and rotate their secrets."),
     "keys": ("keys", "keys", "Make and list signing keys."),
     "token": ("token", "token", "Get, decode and verify tokens."),

@@ -1,11 +1,16 @@
 """`token-server user`: people who log in. Passwords come from a prompt or stdin, never argv."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from token_server.cli.context import CliContext, emit, json_option, read_secret, run
 from token_server.cli.formats import instant_text
 from token_server.records import User
-from token_server.services import users
+from token_server.services import user_profile, users
+
+if TYPE_CHECKING:
+    from token_server.runtime import Runtime
 
 _WHO = "WHO is an e-mail or a user id (usr_...)."
 
@@ -16,7 +21,7 @@ password_stdin_option = click.option(
 
 @click.group()
 def user() -> None:
-    """Add, list, disable users; set passwords.
+    """Add, change, list, disable users; set passwords and roles.
 
     Users log in with e-mail and password, where a client may use the password grant. Changing a
     password and disabling a user end all of the user's sessions at once; access tokens already
@@ -85,6 +90,50 @@ def passwd(cli: CliContext, *, who: str, password_stdin: bool, as_json: bool) ->
 
 @user.command(epilog=_WHO)
 @click.argument("who")
+@click.option("--email", help="The new e-mail, to log in with from now on.")
+@click.option("--name", help="The new display name, 1 to 100 characters.")
+@json_option
+@click.pass_obj
+def change(
+    cli: CliContext, *, who: str, email: str | None, name: str | None, as_json: bool
+) -> None:
+    """Change a user's e-mail or name.
+
+    Sessions and tokens go on: they hold neither.
+    """
+    if email is None and name is None:
+        raise click.UsageError("Give --email, --name or both.")
+
+    async def act(runtime: "Runtime") -> User:
+        return await user_profile.change_names(runtime, who, email=email, name=name)
+
+    _print(run(cli, act), as_json=as_json)
+
+
+@user.command(epilog=_WHO)
+@click.argument("who")
+@click.option("--set", "roles", metavar="ROLES", help='All roles, as words: "support auditor".')
+@json_option
+@click.pass_obj
+def roles(cli: CliContext, *, who: str, roles: str | None, as_json: bool) -> None:
+    """Show a user's roles, or set them.
+
+    Access tokens carry them as `roles`, also those of running sessions from their next refresh
+    on. An empty text takes all roles away.
+
+    \b
+    Example:
+      token-server user roles alice@example.com --set "support auditor"
+    """
+    if roles is None:
+        shown = run(cli, lambda runtime: users.show_user(runtime, who))
+    else:
+        shown = run(cli, lambda runtime: user_profile.set_roles(runtime, who, roles.split()))
+    emit(list(shown.roles), lambda: "\n".join(shown.roles) or "No roles.", as_json=as_json)
+
+
+@user.command(epilog=_WHO)
+@click.argument("who")
 @json_option
 @click.pass_obj
 def disable(cli: CliContext, *, who: str, as_json: bool) -> None:
@@ -115,6 +164,7 @@ def user_json(shown: User) -> dict[str, object]:
         "updated_at": shown.updated_at,
         "password_changed_at": shown.password_changed_at,
         "last_login_at": shown.last_login_at,
+        "roles": list(shown.roles),
     }
 
 
@@ -131,6 +181,7 @@ def _text(shown: User) -> str:
         ("created", instant_text(shown.created_at)),
         ("password changed", instant_text(shown.password_changed_at)),
         ("last login", instant_text(shown.last_login_at)),
+        ("roles", " ".join(shown.roles) or "none"),
     )
     return "\n".join(f"{name:<17} {value}" for name, value in lines)
 

@@ -8,6 +8,7 @@ repeats the input. Random bytes are passed in; whether a name is taken is not de
 import base64
 import re
 import unicodedata
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 USER_ID_PREFIX = "usr_"
@@ -17,9 +18,11 @@ SECRET_ID_BYTES = 12
 EMAIL_MAX_LENGTH = 254
 NAME_MAX_LENGTH = 100
 URI_MAX_LENGTH = 512
+MAX_ROLES = 32
 
 # Begins with a letter or digit: "..", "-x" and "~x" mean something to URLs, programs and shells.
 _CLIENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,63}", re.ASCII)
+_ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}", re.ASCII)
 _SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]{1,128}")
 _ABSOLUTE_URI = re.compile(
     r"[A-Za-z][A-Za-z0-9+.-]*:(?:[A-Za-z0-9._~:/?\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+", re.ASCII
@@ -95,6 +98,21 @@ def scope_token_problem(text: str) -> str | None:
             "a scope must be 1 to 128 printable ASCII characters without space, quote or backslash"
         )
     return None
+
+
+def roles_problems(roles: Iterable[str]) -> list[str]:
+    """What is wrong with the roles of a user (RFC 9068 §2.2.3.1): words that need no escaping
+    in a token, a header or a policy, and not so many that they outgrow one."""
+    listed = tuple(roles)
+    problems = []
+    if len(listed) > MAX_ROLES:
+        problems.append(f"a user may have at most {MAX_ROLES} roles")
+    if not all(_ROLE.fullmatch(role) for role in listed):
+        problems.append(
+            "a role must be 1 to 64 characters out of A-Z a-z 0-9 . _ : / - and begin with a"
+            " letter or digit"
+        )
+    return problems
 
 
 def audience_problem(text: str) -> str | None:

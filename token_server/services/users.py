@@ -68,13 +68,10 @@ async def add_user(runtime: Runtime, new: NewUser) -> User:
     """Make an account. OperatorError lists every problem, or says that the e-mail is taken."""
     problems = await find_problems(runtime, new)
     if problems:
-        raise _refusal("The user was not added", [problem.text for problem in problems])
+        raise refusal("The user was not added", [problem.text for problem in problems])
     user = await create_user(runtime, new, Registrar("operator"))
     if user is None:
-        raise OperatorError(
-            "A user with this e-mail exists already (upper and lower case count as one).",
-            exit_code=4,
-        )
+        raise taken_email()
     return user
 
 
@@ -136,7 +133,7 @@ async def show_user(runtime: Runtime, email_or_id: str) -> User:
     """The user of this e-mail or id; OperatorError (exit code 3) when there is none."""
     user = await _find_user(runtime, email_or_id)
     if user is None:
-        raise _unknown_user()
+        raise unknown_user()
     return user
 
 
@@ -162,7 +159,7 @@ async def set_password(runtime: Runtime, email_or_id: str, password: Secret[str]
     user = await show_user(runtime, email_or_id)
     problem = await find_password_problem(runtime, password, user.email, user.name)
     if problem is not None:
-        raise _refusal("The password was not changed", [problem])
+        raise refusal("The password was not changed", [problem])
     password_hash = await runtime.hasher.hash(_normalised(password))
     now = runtime.clock.now()
     event = None
@@ -177,7 +174,7 @@ async def set_password(runtime: Runtime, email_or_id: str, password: Secret[str]
             )
             await audit.insert_events(connection, [event])
     if event is None:
-        raise _unknown_user()
+        raise unknown_user()
     runtime.audit.log(event)
     return await show_user(runtime, user.user_id)
 
@@ -197,7 +194,7 @@ async def disable_user(runtime: Runtime, email_or_id: str) -> User:
             )
             await audit.insert_events(connection, [event])
     if event is None:
-        raise _unknown_user()
+        raise unknown_user()
     runtime.audit.log(event)
     return await show_user(runtime, user.user_id)
 
@@ -214,7 +211,7 @@ async def enable_user(runtime: Runtime, email_or_id: str) -> User:
         if is_enabled:
             await audit.insert_events(connection, [event])
     if not is_enabled:
-        raise _unknown_user()
+        raise unknown_user()
     runtime.audit.log(event)
     return await show_user(runtime, user.user_id)
 
@@ -328,11 +325,17 @@ def _event(event: AuditEventType, user_id: str, at: int, **details: int) -> Audi
     return AuditEvent(event=event, at=at, actor="operator", subject=user_id, details=details)
 
 
-def _refusal(headline: str, problems: list[str]) -> OperatorError:
+def refusal(headline: str, problems: list[str]) -> OperatorError:
     return OperatorError(f"{headline}: {'; '.join(problems)}.", exit_code=2)
 
 
-def _unknown_user() -> OperatorError:
+def taken_email() -> OperatorError:
+    return OperatorError(
+        "A user with this e-mail exists already (upper and lower case count as one).", exit_code=4
+    )
+
+
+def unknown_user() -> OperatorError:
     return OperatorError(
         "There is no such user: give an e-mail or a user id as `token-server user list` shows it.",
         exit_code=3,

@@ -6,9 +6,10 @@ password or the active state before revoking families in theirs.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Update, bindparam, select, text, update
+from sqlalchemy import Row, Update, bindparam, exists, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_server.records import Secret, User
@@ -63,6 +64,24 @@ _CHANGE_OWN_PASSWORD = _CHANGE_PASSWORD.where(_IS_UNCHANGED, _C.is_active)
 _SET_ROLES = (
     update(users).where(_IS_USER).values(roles=bindparam("new_roles"), updated_at=bindparam("now"))
 )
+# Whoever has the e-mail keeps it; the unique index decides between two at the same moment.
+_OTHER = users.alias("other")
+_CHANGE_NAMES = (
+    update(users)
+    .where(
+        _IS_USER,
+        ~exists().where(
+            _OTHER.c.email_canonical == bindparam("new_email_canonical"),
+            _OTHER.c.user_id != bindparam("for_user_id"),
+        ),
+    )
+    .values(
+        email=bindparam("new_email"),
+        email_canonical=bindparam("new_email_canonical"),
+        name=bindparam("new_name"),
+        updated_at=bindparam("now"),
+    )
+)
 _DISABLE = (
     update(users)
     .where(_IS_USER)
@@ -81,6 +100,15 @@ _RECORD_LOGIN = (
     .where(_IS_USER, _IS_UNCHANGED, _C.is_active)
     .values(last_login_at=bindparam("now"))
 )
+
+
+@dataclass(frozen=True, slots=True)
+class UserNames:
+    """What people see of a user, and what they type to log in."""
+
+    email: str
+    email_canonical: str
+    name: str
 
 
 async def find_user(conn: AsyncConnection, user_id: str) -> User | None:
@@ -143,6 +171,18 @@ async def change_own_password(
         "now": now,
     }
     return await _changed(conn, _CHANGE_OWN_PASSWORD, values)
+
+
+async def change_names(conn: AsyncConnection, user_id: str, names: UserNames, now: int) -> bool:
+    """False when there is no such user, or somebody else has the e-mail."""
+    values = {
+        "for_user_id": user_id,
+        "new_email": names.email,
+        "new_email_canonical": names.email_canonical,
+        "new_name": names.name,
+        "now": now,
+    }
+    return await _changed(conn, _CHANGE_NAMES, values)
 
 
 async def set_roles(conn: AsyncConnection, user_id: str, roles: tuple[str, ...], now: int) -> bool:
