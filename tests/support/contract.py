@@ -24,6 +24,7 @@ class Contract:
     document: dict[str, Any]
     seen: set[tuple[str, int]] = field(default_factory=set)
     _registry: Any = field(init=False)
+    _validators: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         strict = _closed(json.loads(json.dumps(self.document)))
@@ -58,12 +59,13 @@ class Contract:
 
     def validate(self, instance: Any, pointer: str) -> None:
         """`pointer` names a schema of the document (RFC 6901, beginning with a slash)."""
-        validator = jsonschema.Draft202012Validator(
-            {"$ref": f"{_BASE}#{pointer}"},
-            registry=self._registry,
-            format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
-        )
-        validator.validate(instance)
+        if pointer not in self._validators:
+            self._validators[pointer] = jsonschema.Draft202012Validator(
+                {"$ref": f"{_BASE}#{pointer}"},
+                registry=self._registry,
+                format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
+            )
+        self._validators[pointer].validate(instance)
 
     def _find(self, method: str, path: str) -> tuple[str, dict[str, Any]]:
         for template, item in self.document["paths"].items():
