@@ -123,6 +123,14 @@ def token_request(
     return _request("POST", TOKEN_PATH, headers, urlencode(fields).encode())
 
 
+def json_request(
+    path: str, body: Mapping[str, str], more_headers: Mapping[str, str] | None = None
+) -> bytes:
+    """A POST to one of the JSON APIs."""
+    headers = {"Content-Type": "application/json", **(more_headers or {})}
+    return _request("POST", path, headers, json.dumps(body).encode())
+
+
 def _request(method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
