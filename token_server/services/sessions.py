@@ -8,6 +8,7 @@ one. Starting a session is services/issuing.py's.
 import re
 from dataclasses import dataclass
 
+from token_server.core.client_policy import ACCOUNT_CLIENT_ID
 from token_server.errors import OperatorError, SessionNotFoundError
 from token_server.records import AuditEvent, AuditEventType, Family
 from token_server.runtime import Runtime
@@ -77,13 +78,15 @@ async def log_out(runtime: Runtime, session: Family, context: RequestContext) ->
 
 async def log_out_by_token(runtime: Runtime, refresh_token: str, context: RequestContext) -> bool:
     """As `log_out`, by a refresh token of the session, the current one or an older: whoever holds
-    one may end it. Junk and ended sessions are nothing to complain of."""
+    one may end it. Junk, ended sessions and those of other clients are nothing to complain of."""
     token = read_refresh_token(runtime, refresh_token)
     if token is None:
         return False
     async with runtime.store.read() as connection:
         session = await families.find_family(connection, token.family_id)
-    return session is not None and await log_out(runtime, session, context)
+    if session is None or session.client_id != ACCOUNT_CLIENT_ID:
+        return False
+    return await log_out(runtime, session, context)
 
 
 async def end_session(
