@@ -75,3 +75,10 @@ def test_first_token_by_our_command_line_and_library(
 def test_link_leads_to_a_file(link: str) -> None:
     """No dead end."""
     assert (Path(ROOT) / link).exists()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not on this machine")
+def test_account_by_curl(demo: tuple[Installation, ServerProcess]) -> None:
+    """Registered, and known by the token of the answer."""
+    printed = paste(demo, ["sh", "-ec"], block("sh", "/api/auth/register"))
+    assert '"email":"test@example.com"' in printed
