@@ -2,13 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
-from tests.support.people import PASSWORD, StandingClock, find_family, open_people, start_family
+from tests.support.guessing import buckets
+from tests.support.people import (
+    CONTEXT,
+    PASSWORD,
+    StandingClock,
+    find_family,
+    open_people,
+    start_family,
+)
+from token_server.core.guess_budget import NETWORK_BUDGETS, PASSWORD_BUDGETS
 from token_server.runtime import Runtime
 from token_server.services import maintenance
 from token_server.services.clients import NewClient, add_client
+from token_server.services.guessing import Door, Guess, admit_guess
 from token_server.services.maintenance import (
     FAMILY_MARGIN_S,
     follow_audit_events,
@@ -80,7 +91,30 @@ async def test_prune_deletes_audit_events_beyond_the_named_age(
     left = [row.event for row in await latest_audit_events(runtime, 10)]
     assert pruned.audit_events == 1
     assert [event.event.value for event in left] == ["database.restored", "database.pruned"]
-    assert left[-1].details == {"sessions": 0, "audit_events": 1}
+    assert left[-1].details == {"sessions": 0, "audit_events": 1, "throttles": 0}
+
+
+async def test_prune_deletes_guessing_budgets_that_are_full_again(
+    runtime: Runtime, clock: StandingClock
+) -> None:
+    """What still counts against somebody stays."""
+    await admit_guess(runtime, Guess(Door.LOGIN, "old@example.com"), CONTEXT)
+    clock.at += 3600
+    later = replace(CONTEXT, now=clock.at, ip_address="192.0.2.8")
+    for _ in range(2):
+        await admit_guess(runtime, Guess(Door.LOGIN, "new@example.com"), later)
+
+    pruned = await prune_database(runtime, None)
+
+    assert len(await buckets(runtime)) == len(PASSWORD_BUDGETS) + len(NETWORK_BUDGETS)
+    assert all(full_at > clock.at * 1000 for _, full_at in await buckets(runtime))
+    assert pruned.throttles == 0, "the guesses after it have deleted them already"
+
+    clock.at += 3600
+    assert (await prune_database(runtime, None)).throttles == len(PASSWORD_BUDGETS) + len(
+        NETWORK_BUDGETS
+    )
+    assert await buckets(runtime) == []
 
 
 async def test_following_shows_each_new_event_once(

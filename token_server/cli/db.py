@@ -94,7 +94,10 @@ def restored(cli: CliContext, *, yes: bool, as_json: bool) -> None:
 def prune(cli: CliContext, *, audit_older_than: int | None, as_json: bool) -> None:
     """Delete sessions that ended more than 7 days ago, in small batches; good for cron."""
     pruned = run(cli, lambda runtime: maintenance.prune_database(runtime, audit_older_than))
-    text = f"Deleted {pruned.sessions} sessions and {pruned.audit_events} audit events."
+    text = (
+        f"Deleted {pruned.sessions} sessions, {pruned.audit_events} audit events"
+        f" and {pruned.throttles} past guessing budgets."
+    )
     emit(pruned, text, as_json=as_json)
 
 

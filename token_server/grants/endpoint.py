@@ -101,10 +101,12 @@ async def _run_phases(runtime: Runtime, request: Exchange) -> tuple[TokenRespons
     parameters = _grant_parameters(grant, form)
     # 5. What is it asking for?
     scope, audience = _scope_and_audience(runtime, client, grant, form)
+    # 6. Is its credential good? Guesses are counted where they are looked at, so that no door
+    #    forgets it: client secrets in phase 1, passwords in authenticate_user (docs/guessing.md).
     outcome = await grant.authorize(
         runtime, TokenRequest(client, parameters, scope, audience, context)
     )
-    # 6. Make it durable, then answer.
+    # 7. Make it durable, then answer.
     match outcome:
         case Authorization():
             return await issue(runtime, outcome, context), "issued"

@@ -8,19 +8,21 @@ never waits long for its turn to write.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, assert_never
 
 from token_server.config import Settings
 from token_server.config_values import hide_password
 from token_server.errors import OperatorError
 from token_server.records import AuditEvent, AuditEventType
 from token_server.runtime import Clock, Runtime
-from token_server.storage import audit, backup, families, meta, migrations
+from token_server.storage import audit, backup, families, meta, migrations, throttle
 from token_server.storage.database_url import SqliteAddress, parse_database_url
 from token_server.storage.engine import Store, open_store
 from token_server.storage.inspection import describe_database
+
+PrunedKind = Literal["sessions", "audit_events", "throttles"]
 
 BATCH = 500
 PAUSE_S = 0.05
@@ -57,6 +59,7 @@ class AuditRow:
 class Pruned:
     sessions: int
     audit_events: int
+    throttles: int  # guessing budgets that are full again, so that their rows say nothing
 
 
 async def database_status(settings: Settings, clock: Clock) -> DatabaseStatus:
@@ -117,17 +120,20 @@ async def mark_restored(runtime: Runtime) -> int:
 
 
 async def prune_database(runtime: Runtime, audit_older_than_s: int | None) -> Pruned:
-    """Delete sessions that ended long ago, and audit events if an age is given."""
+    """Delete sessions that ended long ago, audit events if an age is given, and what a flood of
+    guesses left behind."""
     now = runtime.clock.now()
     sessions = await _prune(runtime, "sessions", now - FAMILY_MARGIN_S)
     events = 0
     if audit_older_than_s is not None:
         events = await _prune(runtime, "audit_events", now - audit_older_than_s)
-    event = _event(AuditEventType.DATABASE_PRUNED, now, sessions=sessions, audit_events=events)
+    throttles = await _prune(runtime, "throttles", now - throttle.PRUNE_MARGIN_S)
+    pruned = Pruned(sessions, events, throttles)
+    event = _event(AuditEventType.DATABASE_PRUNED, now, **asdict(pruned))
     async with runtime.store.write() as connection:
         await audit.insert_events(connection, [event])
     runtime.audit.log(event)
-    return Pruned(sessions, events)
+    return pruned
 
 
 async def latest_audit_events(runtime: Runtime, limit: int) -> list[AuditRow]:
@@ -162,14 +168,19 @@ def missing_file(settings: Settings) -> Path | None:
     return None
 
 
-async def _prune(runtime: Runtime, kind: Literal["sessions", "audit_events"], before: int) -> int:
+async def _prune(runtime: Runtime, kind: PrunedKind, before: int) -> int:
     total = 0
     while True:
         async with runtime.store.write() as connection:
-            if kind == "sessions":
-                count = await families.prune_families(connection, before, BATCH)
-            else:
-                count = await audit.prune_events(connection, before, BATCH)
+            match kind:
+                case "sessions":
+                    count = await families.prune_families(connection, before, BATCH)
+                case "audit_events":
+                    count = await audit.prune_events(connection, before, BATCH)
+                case "throttles":
+                    count = await throttle.prune_throttles(connection, before, BATCH)
+                case _:
+                    assert_never(kind)
         total += count
         if count < BATCH:
             return total
