@@ -4,6 +4,7 @@ Raw ASGI handlers, as at the token endpoint: bodies hold passwords, and nothing 
 sees them. A query string is refused: tokens in it would end up in logs (RFC 6750 §5.3).
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from token_server.errors import (
     OAuthError,
     ProblemError,
     QueryRefusedError,
-    TokenMissingError,
+    TokenRefusedError,
     UnavailableError,
 )
 from token_server.grants.endpoint import Exchange, exchange
@@ -196,20 +197,19 @@ async def _change_password(call: Call) -> Answer:
 
 
 async def _log_out(call: Call) -> Answer:
-    """By access token; a page whose access token has run out may do it by its cookie."""
+    """By access token; a page whose access token has run out does it by its cookie."""
     context = call.context()
-    cookie = None
-    if has_refresh_cookie(call.scope):
-        check_origin(call.scope, call.runtime.settings.browser_origins)
-        cookie = read_refresh_cookie(call.scope)
     authorization = header_values(call.scope, b"authorization")
-    principal = await call.guard.optional_user(authorization, context)
-    if principal is not None:
+    if not has_refresh_cookie(call.scope):
+        principal = await call.guard.required_user(authorization, context)
         await sessions.log_out(call.runtime, principal.session, context)
-    if cookie is None:
-        if principal is None:
-            raise TokenMissingError
         return Answer(204, (answers.NO_STORE,))
+    check_origin(call.scope, call.runtime.settings.browser_origins)
+    cookie = read_refresh_cookie(call.scope)
+    with contextlib.suppress(TokenRefusedError):  # the cookie is enough
+        optional = await call.guard.optional_user(authorization, context)
+        if optional is not None:
+            await sessions.log_out(call.runtime, optional.session, context)
     await sessions.log_out_by_token(call.runtime, cookie, context)
     return Answer(204, (answers.NO_STORE, cleared_cookie()))
 
