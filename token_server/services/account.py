@@ -25,7 +25,7 @@ from token_server.logs import get_logger
 from token_server.records import AuditEvent, AuditEventType, Client, Family, Secret, User
 from token_server.runtime import Runtime
 from token_server.services.bearer import Principal
-from token_server.services.guessing import Door, Guess, admit_guess
+from token_server.services.guessing import Door, Guess, admit_guess, return_guess
 from token_server.services.issuing import Authorization, Login, TokenResponse, issue
 from token_server.services.request_context import RequestContext
 from token_server.services.users import (
@@ -75,10 +75,15 @@ async def register(
     if problems:
         raise InvalidFieldError(problems[0].field, problems[0].text)
     # Whether an e-mail is taken can be found out here, one try at a time.
-    await admit_guess(runtime, Guess(Door.REGISTRATION, new.email), context)
+    guess = Guess(Door.REGISTRATION, new.email)
+    await admit_guess(runtime, guess, context)
     is_silent = settings.registration_silent == "yes"
     registrar = Registrar("anonymous", is_active=not is_silent, context=context)
-    user = await create_user(runtime, new, registrar)
+    try:
+        user = await create_user(runtime, new, registrar)
+    except UnavailableError:
+        await return_guess(runtime, guess, context)
+        raise
     if is_silent:
         return None
     if user is None:
