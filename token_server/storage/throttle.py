@@ -28,8 +28,12 @@ _MS = 1000
 PRUNE_MARGIN_S = 60
 _PRUNED_PER_ROW = 2  # more than one: the table shrinks back after a flood
 
+# PostgreSQL has room for some thousands of locks in all: a flood from everywhere must not fill it.
+_LOCKS = 1024
+_LOCK_CLASS = 0x6775  # "gu"; migrations lock by one long number, which never meets a pair
+
 # As in families.py: hot, and different on each engine, so plain texts for the driver.
-_LOCK = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS e (key)"
+_LOCK = f"SELECT pg_advisory_xact_lock({_LOCK_CLASS}, id) FROM unnest($1::int[]) AS e (id)"  # noqa: S608 - a constant
 _READ_POSTGRES = "SELECT bucket, full_at FROM throttles WHERE bucket = ANY($1::text[])"
 _WRITE_POSTGRES = (
     "INSERT INTO throttles (bucket, full_at)"
@@ -105,12 +109,12 @@ def _names(step: Step) -> list[str]:
 async def _hold_groups(conn: AsyncConnection, groups: set[str]) -> None:
     if conn.dialect.name == "postgresql":
         # In one order, so that two processes cannot wait for each other.
-        await conn.exec_driver_sql(_LOCK, (sorted(map(_lock_id, groups)),))
+        await conn.exec_driver_sql(_LOCK, (sorted({_lock_id(group) for group in groups}),))
 
 
 def _lock_id(group: str) -> int:
     """Groups that happen to share a number only wait for each other."""
-    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big", signed=True)
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") % _LOCKS
 
 
 async def _read(conn: AsyncConnection, names: Sequence[str]) -> dict[str, float]:
