@@ -60,6 +60,34 @@ def test_dev_starts_from_nothing_and_gives_tokens(installation: Installation) ->
     assert metadata["issuer"] == ready["issuer"] == server.base_url
 
 
+def test_dev_registers_people_and_gives_its_own_page_the_cookie(
+    installation: Installation,
+) -> None:
+    """Registration is open in dev, and the page's origin is the address that was really bound."""
+    newcomer = {"email": "test@example.com", "password": "securepass123", "name": "Test User"}
+    with (
+        running_processes(installation, mode="dev") as (server,),
+        httpx.Client(base_url=f"{server.base_url}/api/auth/") as api,
+    ):
+        registered = api.post("register", json=newcomer)
+        token = registered.json()["access_token"]
+        me = api.get("me", headers={"Authorization": f"Bearer {token}"})
+        own_page = api.post(
+            "login",
+            json={
+                "email": newcomer["email"],
+                "password": newcomer["password"],
+                "refresh_token_in": "cookie",
+            },
+            headers={"Origin": server.base_url},
+        )
+
+    assert (registered.status_code, me.status_code) == (200, 200)
+    assert me.json()["email"] == newcomer["email"]
+    assert own_page.status_code == 200, own_page.text
+    assert own_page.headers["set-cookie"].startswith("__Host-token_server_refresh=rt_")
+
+
 def test_dev_prints_no_secret_where_no_terminal_is(installation: Installation) -> None:
     """What is no terminal is often a log; the file with the secrets is named instead."""
     with running_processes(installation, mode="dev"):

@@ -20,7 +20,7 @@ from token_server.cli.context import CliContext, setting_options
 from token_server.cli.dev_banner import DevServer, banner, summary
 from token_server.config import Settings
 from token_server.config_loading import list_problems
-from token_server.config_values import follow_bind, is_loopback, split_address
+from token_server.config_values import follow_bind, is_loopback, origin_of, split_address
 from token_server.errors import OperatorError
 from token_server.logs import configure_logging, get_logger
 from token_server.runtime import Runtime, open_runtime
@@ -116,7 +116,11 @@ def _with_issuer_of(settings: Settings, listeners: Listeners) -> Settings:
     """The issuer with the port that was really given, for `--bind 127.0.0.1:0`."""
     issuer = follow_bind(listeners.public_address)
     audience = issuer if settings.default_audience == settings.issuer else settings.default_audience
-    return msgspec.structs.replace(settings, issuer=issuer, default_audience=audience)
+    is_own = settings.browser_origins == (origin_of(settings.issuer),)
+    origins = (origin_of(issuer),) if is_own else settings.browser_origins
+    return msgspec.structs.replace(
+        settings, issuer=issuer, default_audience=audience, browser_origins=origins
+    )
 
 
 def _host(runtime: Runtime, listeners: Listeners) -> Hosting:
