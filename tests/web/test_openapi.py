@@ -100,6 +100,21 @@ def test_every_operation_has_a_name_of_its_own(contract: Contract) -> None:
         assert in_path == {part[1:-1] for part in path.split("/") if part.startswith("{")}
 
 
+def test_every_example_is_one(contract: Contract) -> None:
+    """What a person starts from in /docs fits the schema beside it."""
+    seen = 0
+    for method, path, operation in contract.operations():
+        for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+            examples = [each["value"] for each in content.get("examples", {}).values()]
+            for example in examples or [content["example"]]:
+                escaped = [part.replace("/", "~1") for part in (path, media_type)]
+                where = f"/paths/{escaped[0]}/{method.lower()}/requestBody/content/{escaped[1]}"
+                where = where.replace("{", "%7B").replace("}", "%7D")
+                contract.validate(example, f"{where}/schema")
+                seen += 1
+    assert seen == len(GRANTS) + 6
+
+
 async def test_document_names_every_route_and_nothing_else(sqlite_server: RunningServer) -> None:
     """Neither a path that is not served nor one that is not described."""
     document = (await sqlite_server.http.get("/openapi.json")).json()

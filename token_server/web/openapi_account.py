@@ -53,6 +53,14 @@ _STRUCTS = (
     schemas.SessionList,
     schemas.SessionsEnded,
 )
+_PASSWORD = "correct horse battery staple"
+_EXAMPLES: Mapping[str, Json] = {
+    "RegisterBody": {"email": "ada@example.org", "password": _PASSWORD, "name": "Ada Lovelace"},
+    "LoginBody": {"email": "ada@example.org", "password": _PASSWORD},
+    "RefreshBody": {"refresh_token": "rt_..."},
+    "ChangePasswordBody": {"current_password": _PASSWORD, "new_password": f"{_PASSWORD}!"},
+    "EndSessionsBody": {"current_password": _PASSWORD},
+}
 _REF_TEMPLATE = "#/components/schemas/{name}"
 _NEEDS_TOKEN = (errors.TokenMissingError, errors.TokenRefusedError)
 _READS_BODY = (
@@ -257,7 +265,12 @@ def _describe(operation: _Operation) -> Json:
     if operation.body is not None:
         described["requestBody"] = {
             "required": operation.is_body_required,
-            "content": {"application/json": {"schema": schema_ref(operation.body)}},
+            "content": {
+                "application/json": {
+                    "schema": schema_ref(operation.body),
+                    "example": _EXAMPLES[operation.body],
+                }
+            },
         }
     return described
 

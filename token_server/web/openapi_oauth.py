@@ -53,6 +53,12 @@ _GRANT_PARAMETERS: Mapping[str, Json] = {
         "description": "Spent by this request: use the one in the answer from then on.",
     },
 }
+# What a person would begin with; the clients are those of `dev`.
+_GRANT_EXAMPLES: Mapping[str, Json] = {
+    "client_credentials": {"client_id": "demo-service", "client_secret": "ts_..."},
+    "password": {"client_id": "demo-cli", "username": "demo@example.com", "password": "..."},
+    "refresh_token": {"client_id": "demo-cli", "refresh_token": "rt_..."},
+}
 _GRANT_TITLES = {
     "client_credentials": "A machine in its own name (RFC 6749 §4.4)",
     "password": "A user's name and password, for clients that are allowed it (RFC 6749 §4.3)",
@@ -181,6 +187,10 @@ def _token_operation(settings: Settings, grants: Mapping[str, Grant]) -> Json:
                     "schema": {
                         "oneOf": list(one_of.values()),
                         "discriminator": {"propertyName": "grant_type", "mapping": mapping},
+                    },
+                    "examples": {
+                        name: {"value": {"grant_type": name, **_GRANT_EXAMPLES.get(name, {})}}
+                        for name in sorted(grants)
                     },
                 }
             },
