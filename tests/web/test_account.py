@@ -4,6 +4,7 @@ import base64
 import json
 from typing import Any
 
+import pytest
 from sqlalchemy import text
 
 from tests.support.account import (
@@ -133,12 +134,12 @@ async def test_one_refusal_for_unknown_wrong_and_disabled(server: RunningServer)
 
 
 async def test_password_change_ends_all_else_and_goes_on(server: RunningServer) -> None:
-    """F124, F125: other sessions and all older tokens are dead, the session keeps its id."""
+    """F124, F125: other sessions and all older tokens are dead, even those of the same second; the
+    session keeps its id."""
     await server.add_user()
     other, mine = await start_session(server), await start_session(server)
     sid = await mine.sid()
     rotated = session_of(server, await mine.refresh())
-    server.clock.advance(1)
     changed = await rotated.call(
         "POST",
         "/change-password",
@@ -347,3 +348,30 @@ async def test_each_change_leaves_one_audit_event(server: RunningServer) -> None
 async def start_session_of(server: RunningServer) -> None:
     answer = await log_in(server, NEWCOMER["email"], NEWCOMER["password"])
     assert answer.status_code == 200
+
+
+async def test_no_secret_is_logged(
+    sqlite_server: RunningServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """O263: neither password nor token nor e-mail, whether it went well or not."""
+    server = sqlite_server
+    first = session_of(server, await post(server, "/register", NEWCOMER))
+    await post(server, "/register", NEWCOMER)
+    await log_in(server, NEWCOMER["email"], "a wrong password")
+    await post(server, "/login", {"email": NEWCOMER["email"], "password": 7, "hunter": "2"})
+    second = session_of(server, await first.refresh())
+    body = {"current_password": NEWCOMER["password"], "new_password": NEW_PASSWORD}
+    third = session_of(server, await second.call("POST", "/change-password", json=body))
+    await second.call("GET", f"/me?access_token={second.access_token}")
+    await third.call("POST", "/logout")
+    logged = "".join(capfd.readouterr())
+
+    assert "user_password_changed" in logged
+    assert "login_failed" in logged
+    sessions = (first, second, third)
+    secrets = [NEW_PASSWORD, "a wrong password", *NEWCOMER.values()]
+    secrets += [s.refresh_token for s in sessions]
+    secrets += [s.access_token.rpartition(".")[2] for s in sessions]
+    # What the test's own HTTP client logs is not the server's.
+    lines = [line for line in logged.splitlines() if '"module":"httpx"' not in line]
+    assert [secret for secret in secrets if any(secret in line for line in lines)] == []
