@@ -162,7 +162,10 @@ _RENEW = (
         rotated_at=None,
         replayed_generation=None,
         shadow_count=0,
-        auth_time=bindparam("now"),
+        # Never the one before: by it the guard tells tokens from before the renewal.
+        auth_time=case(
+            (_C.auth_time >= bindparam("now"), _C.auth_time + 1), else_=bindparam("now")
+        ),
     )
     .returning(*_COLUMNS)
 )

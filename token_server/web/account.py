@@ -135,7 +135,7 @@ async def _answer(call: Call, methods: Mapping[str, Handler]) -> Answer:
     except ProblemError as error:
         _log.info(
             "account_request_refused",
-            code=error.code,
+            problem=error.code,
             reason=error.reason,
             request_id=request_id(call.scope),
         )
