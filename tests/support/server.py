@@ -156,7 +156,9 @@ async def running_server(
 @contextlib.asynccontextmanager
 async def serving(runtime: Runtime, parser: Parser = "auto") -> AsyncIterator[str]:
     """The public application over `runtime`, at the address that is given."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1024)
     config = uvicorn.Config(
         create_app(runtime, health_handlers(Readiness(runtime))),
         http=parser,
