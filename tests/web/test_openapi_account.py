@@ -1,5 +1,6 @@
 """The account API answers as /openapi.json says, good and bad."""
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ from token_server.web.openapi import openapi_document
 ACCOUNT = {"email": EMAIL, "password": PASSWORD, "name": "Ada Lovelace"}
 LOGIN = {"email": EMAIL, "password": PASSWORD}
 PAGE = {"Origin": ISSUER}
+ABSENT = object()
+JUNK: tuple[Any, ...] = (
+    *(ABSENT, None, True, 0, -1.5, [], ["a"], {}, {"a": 1}, "", " ", "a", "a@b", "x" * 5000),
+    *("\0", "\ud800", "\u202e", "ﬁ", "cookie", "body", "' OR 1=1 --", "../../etc/passwd", "%00"),
+)
 
 
 class Caller:
@@ -42,6 +48,8 @@ class Caller:
             headers["Authorization"] = f"Bearer {token}"
         if body is not None:
             more["json"] = body
+        elif "content" in more:
+            headers.setdefault("Content-Type", "application/json")
         url = PREFIX + path
         answer = await self.server.http.request(method, url, headers=headers, **more)
         self.server.http.cookies.clear()
@@ -128,13 +136,13 @@ async def send_bad_bodies(call: Caller) -> None:
     """Each operation that reads a body refuses what is none."""
     bodies = {"/register": "POST", "/login": "POST", "/refresh": "POST", "/sessions": "DELETE"}
     bodies |= {"/change-password": "POST", "/sessions/ses_unknown": "DELETE"}
-    json = {"Content-Type": "application/json"}
+    as_json = {"Content-Type": "application/json"}
     for path, method in bodies.items():
         for content, headers, expected in (
-            ("{", json, (400, "malformed_json")),
-            ('{"x": 1}', json, (400, "invalid_field")),
+            ("{", as_json, (400, "malformed_json")),
+            ('{"x": 1}', as_json, (400, "invalid_field")),
             ("{}", {"Content-Type": "text/plain"}, (415, "unsupported_media_type")),
-            (" " * 20_000, json, (413, "payload_too_large")),
+            (" " * 20_000, as_json, (413, "payload_too_large")),
         ):
             assert await call.code(method, path, content=content, headers=headers) == expected
 
@@ -191,6 +199,31 @@ async def test_account_api_answers_as_documented(call: Caller) -> None:
         if status not in {"500", "503"}
     }
     assert documented - call.contract.seen == set()
+
+
+async def test_any_broken_member_gets_a_documented_answer(call: Caller) -> None:
+    """Each member of each body in turn absent, of each other type, empty, huge, not text."""
+    access = (await call("POST", "/register", ACCOUNT)).json()["access_token"]
+    schemas = call.contract.document["components"]["schemas"]
+    for method, path, operation in call.contract.operations():
+        if not path.startswith(PREFIX) or "requestBody" not in operation:
+            continue
+        content = operation["requestBody"]["content"]["application/json"]
+        name = content["schema"]["$ref"].rpartition("/")[2]
+        own = path.removeprefix(PREFIX)
+        for member in schemas[name]["properties"]:
+            for value in JUNK:
+                body = {**content["example"], member: value}
+                if value is ABSENT:
+                    del body[member]
+                answer = await call(method, own, content=json.dumps(body), token=access)
+                assert answer.status_code >= 400 or _is_sound(call, name, body), (own, member)
+
+
+def _is_sound(call: Caller, schema: str, body: Any) -> bool:
+    """What was accepted is what the document allows."""
+    call.contract.validate(body, f"/components/schemas/{schema}")
+    return True
 
 
 @pytest.mark.parametrize("call", [{"registration": "closed"}], indirect=True)

@@ -59,7 +59,7 @@ Token Server {package_version()} is ready (development: demo accounts, plain HTT
 {issuer}
 ├── POST /oauth2/token                            get and refresh tokens
 ├── POST /api/auth/register  login  refresh ...   people: accounts and sessions
-├── GET  {JWKS_PATH}                  public keys, for whoever verifies
+├── GET  {JWKS_PATH}                   public keys, for whoever verifies
 ├── GET  /.well-known/oauth-authorization-server  where everything is
 ├── GET  /.well-known/openid-configuration        the same, for other libraries
 ├── GET  {OPENAPI_PATH}                            this interface, described for programs
