@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from token_server.records import Family
 from token_server.storage.batch import Batcher, RotationEntry, Work
 from token_server.storage.engine import Store
-from token_server.storage.schema import clients, families, join_words, split_words, users
+from token_server.storage.schema import clients, families, join_words, split_words
 
 _C = families.c
 _COLUMN_NAMES = (
@@ -55,11 +55,12 @@ _COLUMN_NAMES = (
     "ip_address",
     "user_agent",
 )
-_COLUMNS = tuple(_C[name] for name in _COLUMN_NAMES)
-# Read with the family, so that a refreshed token says what the user may do today. In a statement
-# of its own: SQLite scans the whole table for a subquery in RETURNING.
-_ROLES = select(users.c.user_id, users.c.roles).where(
-    users.c.user_id.in_(bindparam("user_ids", expanding=True))
+# Read with the family, so that a refreshed token says what the user may do today. The cast is for
+# SQLite, which knows no type in RETURNING and would scan the table without it.
+_ROLES = "coalesce((SELECT roles FROM users WHERE user_id = CAST({f}.user_id AS TEXT)), '')"
+_COLUMNS = (
+    *(_C[name] for name in _COLUMN_NAMES),
+    literal_column(_ROLES.format(f="families")).label("roles"),
 )
 
 _IS_FAMILY = _C.family_id == bindparam("for_family_id")
@@ -199,8 +200,8 @@ _PRUNE = delete(families).where(
 # The set-based UPDATE differs between the engines and goes to the driver as it is: it is the
 # hottest statement, and a plain text costs no compilation.
 _IS_CURRENT = (
-    "f.generation = e.generation AND f.client_id = e.client_id AND f.revoked_at IS NULL"
-    " AND f.idle_expires_at > e.now AND f.absolute_expires_at > e.now"
+    "{f}.generation = e.generation AND {f}.client_id = e.client_id AND {f}.revoked_at IS NULL"
+    " AND {f}.idle_expires_at > e.now AND {f}.absolute_expires_at > e.now"
 )
 _ROTATE_POSTGRES = f"""
 WITH e AS (
@@ -208,7 +209,7 @@ WITH e AS (
     FROM unnest($1::bytea[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[])
         AS e (family_id, generation, client_id, now, idle_ttl_s)
     JOIN families AS f ON f.family_id = e.family_id
-    WHERE {_IS_CURRENT}
+    WHERE {_IS_CURRENT.format(f="f")}
     ORDER BY f.seq
     FOR UPDATE OF f
 )
@@ -217,8 +218,8 @@ SET generation = f.generation + 1,
     rotated_at = e.now,
     idle_expires_at = least(e.now + e.idle_ttl_s, f.absolute_expires_at)
 FROM e
-WHERE f.seq = e.seq AND {_IS_CURRENT}
-RETURNING {", ".join("f." + name for name in _COLUMN_NAMES)}
+WHERE f.seq = e.seq AND {_IS_CURRENT.format(f="f")}
+RETURNING {", ".join("f." + name for name in _COLUMN_NAMES)}, {_ROLES.format(f="f")} AS roles
 """  # noqa: S608 - constants of this module
 
 
@@ -227,13 +228,13 @@ def _rotate_sqlite(size: int) -> str:
     rows = ", ".join(["(?, ?, ?, ?, ?)"] * size)
     return f"""
 WITH e (family_id, generation, client_id, now, idle_ttl_s) AS (VALUES {rows})
-UPDATE families AS f
-SET generation = f.generation + 1,
+UPDATE families
+SET generation = families.generation + 1,
     rotated_at = e.now,
-    idle_expires_at = min(e.now + e.idle_ttl_s, f.absolute_expires_at)
+    idle_expires_at = min(e.now + e.idle_ttl_s, families.absolute_expires_at)
 FROM e
-WHERE f.family_id = e.family_id AND {_IS_CURRENT}
-RETURNING {", ".join(_COLUMN_NAMES)}
+WHERE families.family_id = e.family_id AND {_IS_CURRENT.format(f="families")}
+RETURNING {", ".join(_COLUMN_NAMES)}, {_ROLES.format(f="families")} AS roles
 """  # noqa: S608 - constants of this module and a count
 
 
@@ -243,16 +244,16 @@ async def insert_family(conn: AsyncConnection, new: NewFamily) -> Family | None:
     values: dict[str, object] = {name: getattr(new, name) for name in _INSERT_NAMES}
     values["scope"] = join_words(new.scope)
     values["audience"] = join_words(new.audience)
-    return await _only_family(conn, await conn.execute(_INSERT, values))
+    return _only_family(await conn.execute(_INSERT, values))
 
 
 async def find_family(conn: AsyncConnection, family_id: bytes) -> Family | None:
-    return await _only_family(conn, await conn.execute(_FIND, {"family_id": family_id}))
+    return _only_family(await conn.execute(_FIND, {"family_id": family_id}))
 
 
 async def find_session(conn: AsyncConnection, sid: str) -> Family | None:
     """Whatever its state: the caller decides whether it is live."""
-    return await _only_family(conn, await conn.execute(_FIND_BY_SID, {"sid": sid}))
+    return _only_family(await conn.execute(_FIND_BY_SID, {"sid": sid}))
 
 
 async def list_families(
@@ -260,7 +261,7 @@ async def list_families(
 ) -> list[Family]:
     """The user's live sessions, the newest login first."""
     rows = await conn.execute(_LIST, {"user_id": user_id, "now": now, "limit": limit})
-    return await _families_of(conn, rows.all())
+    return [_family_of(row) for row in rows]
 
 
 async def rotate_families(conn: AsyncConnection, entries: Sequence[RotationEntry]) -> list[Family]:
@@ -277,7 +278,7 @@ async def rotate_families(conn: AsyncConnection, entries: Sequence[RotationEntry
     else:
         flat = tuple(value for entry in entries for value in _entry_values(entry))
         rows = await conn.exec_driver_sql(_rotate_sqlite(len(entries)), flat)
-    return await _families_of(conn, rows.all())
+    return [_family_of(row) for row in rows]
 
 
 def rotation_batcher(store: Store) -> Batcher[RotationEntry, Family | None]:
@@ -326,7 +327,7 @@ async def renew_family(
         "new_family_id": new.family_id,
         "new_mac_version": new.mac_version,
     }
-    return await _only_family(conn, await conn.execute(_RENEW, values))
+    return _only_family(await conn.execute(_RENEW, values))
 
 
 async def revoke_families_of_client(
@@ -343,7 +344,7 @@ async def note_replay(conn: AsyncConnection, family_id: bytes, generation: int) 
     `shadow_count` grows when the generation before it was replayed as well, else starts again.
     """
     values = {"for_family_id": family_id, "presented": generation}
-    return await _only_family(conn, await conn.execute(_NOTE_REPLAY, values))
+    return _only_family(await conn.execute(_NOTE_REPLAY, values))
 
 
 async def prune_families(conn: AsyncConnection, before: int, limit: int) -> int:
@@ -375,24 +376,12 @@ def _entry_values(entry: RotationEntry) -> tuple[bytes, int, str, int, int]:
     return (entry.family_id, entry.generation, entry.client_id, entry.now, entry.idle_ttl_s)
 
 
-async def _only_family(
-    conn: AsyncConnection, found: CursorResult[*tuple[Any, ...]]
-) -> Family | None:
+def _only_family(found: CursorResult[*tuple[Any, ...]]) -> Family | None:
     row = found.one_or_none()
-    return None if row is None else (await _families_of(conn, [row]))[0]
+    return None if row is None else _family_of(row)
 
 
-async def _families_of(
-    conn: AsyncConnection, rows: Sequence[Row[*tuple[Any, ...]]]
-) -> list[Family]:
-    if not rows:
-        return []
-    user_ids = sorted({row.user_id for row in rows})
-    found = await conn.execute(_ROLES, {"user_ids": user_ids})
-    roles = {user_id: split_words(words) for user_id, words in found}
-    return [_family_of(row._asdict(), roles.get(row.user_id, ())) for row in rows]
-
-
-def _family_of(values: dict[str, Any], roles: tuple[str, ...]) -> Family:
-    scope, audience = split_words(values["scope"]), split_words(values["audience"])
-    return Family(**{**values, "scope": scope, "audience": audience, "roles": roles})
+def _family_of(row: Row[*tuple[Any, ...]]) -> Family:
+    values = row._asdict()
+    words = {name: split_words(values[name]) for name in ("scope", "audience", "roles")}
+    return Family(**{**values, **words})
