@@ -29,7 +29,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Installatio
 def block(language: str, containing: str) -> str:
     """The one block of the README with this in it."""
     (text,) = [text for kind, text in BLOCKS if kind == language and containing in text]
-    return text
+    return str(text)
 
 
 def paste(demo: tuple[Installation, ServerProcess], command: list[str], text: str) -> str:

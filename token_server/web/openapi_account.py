@@ -130,16 +130,17 @@ def paths(settings: Settings) -> dict[str, Json]:
 
 
 def _register(settings: Settings) -> _Operation:
-    success, refusals = _tokens(), (errors.EmailTakenError,)
+    success = _tokens()
+    taken: tuple[type[ProblemError], ...] = (errors.EmailTakenError,)
     if _is_silent(settings):
         received = schema_ref("RegistrationReceived")
         text = "Received, and that is all: whether the e-mail was free is not said."
-        success, refusals = {"202": response(text, received, NEVER_STORED)}, ()
+        success, taken = {"202": response(text, received, NEVER_STORED)}, ()
     return _Operation(
         name="register",
         summary="Make an account and log in.",
         success=success,
-        refusals=(*_GIVES_TOKENS, *refusals, errors.RegistrationClosedError),
+        refusals=(*_GIVES_TOKENS, *taken, errors.RegistrationClosedError),
         security=(),
         body="RegisterBody",
         is_counted=True,
