@@ -3,7 +3,9 @@
 Unknown client, wrong or expired secret, wrong method and disabled client give one answer, after
 the same work: each failing path reads the client afresh exactly once. That also lets a secret
 that was made a moment ago on the command line work at once, in spite of the cache. A wrong
-secret is counted before it is answered; a good one costs no write.
+secret is counted before it is answered. A good one costs no write and always works: with 256
+random bits there is nothing to guess, and a forgotten instance that goes on with an old secret
+must not stop its sisters behind the same address.
 """
 
 import hmac
@@ -25,11 +27,8 @@ async def authenticate_client(
     """The authenticated (or, for method `none`, identified) client.
 
     Raises InvalidClientError with one public face for every cause; the cause is audited.
-    UnavailableError (429) instead, and nothing is compared, when too much was guessed.
+    UnavailableError (429) instead of that when too much was guessed.
     """
-    guess = Guess(Door.CLIENT_SECRET, presented.client_id)
-    if presented.secret is not None:
-        refuse_known(runtime, guess, context)
     presented_digest = _ABSENT if presented.secret is None else digest(presented.secret.reveal())
     client = runtime.clients.peek(presented.client_id)
     outcome = _judge(client, presented, presented_digest, context.now)
@@ -39,6 +38,8 @@ async def authenticate_client(
     if isinstance(outcome, str) or client is None:
         reason = outcome if isinstance(outcome, str) else "client_unknown"
         if presented.secret is not None:
+            guess = Guess(Door.CLIENT_SECRET, presented.client_id)
+            refuse_known(runtime, guess, context)
             await admit_guess(runtime, guess, context)
         runtime.audit.record(
             AuditEvent(

@@ -103,9 +103,9 @@ async def _submit_give_back(runtime: Runtime, guess: Guess, step: GiveBack, outc
 
 
 def refuse_known(runtime: Runtime, guess: Guess, context: RequestContext) -> None:
-    """Raise like `admit_guess`, without a query, while this process knows that it would refuse.
+    """Raise like `admit_guess`, without a write, while this process knows that it would refuse.
 
-    Only for client secrets: a good one costs no count, so this comes before the comparison.
+    Only for client secrets, whose guesses nothing forgives: a flood costs no transaction each.
     """
     if not runtime.refused_guesses:
         return
