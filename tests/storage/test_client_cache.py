@@ -46,3 +46,17 @@ async def test_made_up_clients_take_no_place(store: Store) -> None:
     for number in range(50):
         assert await cache.refresh(f"unknown-{number}") is None
     assert not cache._clients
+
+
+async def test_absence_is_remembered_as_long_as_a_client(store: Store) -> None:
+    """`find` asks again only when what it knows is too old, of either kind."""
+    now = [0.0]
+    cache = ClientCache(store, lambda: now[0])
+    client = new_client()
+    assert await cache.find(client.client_id) is None
+    async with store.write() as connection:
+        await clients.insert_client(connection, client)
+    assert await cache.find(client.client_id) is None
+    now[0] = CLIENT_MAX_AGE_S
+    assert await cache.find(client.client_id) == client
+    assert cache.peek(client.client_id) == client

@@ -15,7 +15,7 @@ from token_server.core.opaque import digest
 from token_server.errors import InvalidClientError
 from token_server.records import AuditEvent, AuditEventType, Client, ClientSecret
 from token_server.runtime import Runtime
-from token_server.services.guessing import Door, Guess, admit_guess, refuse_known
+from token_server.services.guessing import Door, Guess, admit_guess, is_known_refused, refuse_known
 from token_server.services.request_context import RequestContext
 
 _ABSENT = bytes(32)
@@ -29,16 +29,19 @@ async def authenticate_client(
     Raises InvalidClientError with one public face for every cause; the cause is audited.
     UnavailableError (429) instead of that when too much was guessed.
     """
+    guess = Guess(Door.CLIENT_SECRET, presented.client_id)
     presented_digest = _ABSENT if presented.secret is None else digest(presented.secret.reveal())
     client = runtime.clients.peek(presented.client_id)
     outcome = _judge(client, presented, presented_digest, context.now)
     if isinstance(outcome, str):
-        client = await runtime.clients.refresh(presented.client_id)
+        # A flood that is refused already costs no query each, whether the client exists or not.
+        is_refused = presented.secret is not None and is_known_refused(runtime, guess, context)
+        find = runtime.clients.find if is_refused else runtime.clients.refresh
+        client = await find(presented.client_id)
         outcome = _judge(client, presented, presented_digest, context.now)
     if isinstance(outcome, str) or client is None:
         reason = outcome if isinstance(outcome, str) else "client_unknown"
         if presented.secret is not None:
-            guess = Guess(Door.CLIENT_SECRET, presented.client_id)
             refuse_known(runtime, guess, context)
             await admit_guess(runtime, guess, context)
         runtime.audit.record(

@@ -102,17 +102,26 @@ async def _submit_give_back(runtime: Runtime, guess: Guess, step: GiveBack, outc
         runtime.metrics.guess(guess.door, outcome)
 
 
+def is_known_refused(runtime: Runtime, guess: Guess, context: RequestContext) -> bool:
+    """Whether this process knows, without a query, that `admit_guess` would refuse."""
+    return _known_wait_s(runtime, guess, context) is not None
+
+
 def refuse_known(runtime: Runtime, guess: Guess, context: RequestContext) -> None:
     """Raise like `admit_guess`, without a write, while this process knows that it would refuse.
 
     Only for client secrets, whose guesses nothing forgives: a flood costs no transaction each.
     """
-    if not runtime.refused_guesses:
-        return
-    name = _buckets_of(runtime, guess, context).account[0].name
-    wait_s = runtime.refused_guesses.wait_s(name, runtime.clock.monotonic())
+    wait_s = _known_wait_s(runtime, guess, context)
     if wait_s is not None:
         raise _refuse(runtime, guess, context, "budget_still_spent", wait_s)
+
+
+def _known_wait_s(runtime: Runtime, guess: Guess, context: RequestContext) -> float | None:
+    if not runtime.refused_guesses:
+        return None
+    name = _buckets_of(runtime, guess, context).account[0].name
+    return runtime.refused_guesses.wait_s(name, runtime.clock.monotonic())
 
 
 def _refuse(
