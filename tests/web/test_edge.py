@@ -22,7 +22,6 @@ SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "cross-origin",
     "strict-transport-security": "max-age=31536000",
 }
 
@@ -70,6 +69,14 @@ def every_answer(edge: EdgeServer) -> dict[str, WireAnswer]:
         "414": wire.request("GET", "/" + "a" * 3000),
         "415": wire.post(b"{}", [("Content-Type", "application/json")]),
     }
+
+
+def test_only_public_documents_may_be_embedded_elsewhere(edge: EdgeServer) -> None:
+    """Cross-Origin-Resource-Policy: tokens and problems are for their own origin."""
+    public = {"200_document", "200_head", "204", "304"}
+    for name, answer in every_answer(edge).items():
+        policy = "cross-origin" if name in public else "same-origin"
+        assert answer.values("cross-origin-resource-policy") == [policy], name
 
 
 def test_every_answer_has_the_security_headers(edge: EdgeServer) -> None:

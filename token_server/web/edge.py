@@ -21,7 +21,7 @@ _SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"cross-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),  # public documents say otherwise
 )
 # Beyond any path and method of ours; Litestar's cache of routes would keep the methods.
 _MAX_PATH_LENGTH = 2048

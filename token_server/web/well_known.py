@@ -27,6 +27,7 @@ METADATA_PATHS = (
 _ALLOW = (b"allow", b"GET, HEAD, OPTIONS")
 _CORS = (
     (b"access-control-allow-origin", b"*"),
+    (b"cross-origin-resource-policy", b"cross-origin"),
     (b"access-control-expose-headers", b"ETag"),
 )
 _PREFLIGHT = (
