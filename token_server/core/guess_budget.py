@@ -13,8 +13,8 @@ from token_server.core.throttle import Budget
 # One account from one network. A person who tries what comes to mind never waits longer than a
 # quarter of an hour; a machine gets some 155 guesses on the first day and 96 on each later one.
 PASSWORD_BUDGETS = (Budget(5, 10), Budget(20, 120), Budget(60, 900))
-# One client from one network. Its secrets have 256 random bits, so slowing down is enough; a
-# longer wait would only prolong what a forgotten instance with an old secret does to the others.
+# One client from one network. Its secrets have 256 random bits, so there is no need for a delay
+# that grows: what matters is that a flood of wrong ones costs little.
 CLIENT_SECRET_BUDGETS = (Budget(20, 10),)
 # One network over all accounts and clients. Successes are given back, so an office behind one
 # address spends only its mistakes: 300 in a bad morning, then one in ten seconds (8,640 a day).
