@@ -4,6 +4,7 @@ Tokens hold no e-mail and no name, so sessions go on; roles are in every token f
 login or refresh on. Whether a user may log in at all is services/users.py's.
 """
 
+import contextlib
 from collections.abc import Sequence
 
 from token_server.core.identifiers import (
@@ -16,6 +17,7 @@ from token_server.records import AuditEvent, AuditEventType, User
 from token_server.runtime import Runtime
 from token_server.services.users import refusal, show_user, taken_email, unknown_user
 from token_server.storage import audit, users
+from token_server.storage.errors import AlreadyExistsError
 
 
 async def change_names(
@@ -39,10 +41,12 @@ async def change_names(
     now = runtime.clock.now()
     names = users.UserNames(new_email, email_canonical, new_name)
     event = AuditEvent(AuditEventType.USER_CHANGED, at=now, actor="operator", subject=user.user_id)
-    async with runtime.store.write() as connection:
-        is_changed = await users.change_names(connection, user.user_id, names, now)
-        if is_changed:
-            await audit.insert_events(connection, [event])
+    is_changed = False
+    with contextlib.suppress(AlreadyExistsError):  # taken in the same moment
+        async with runtime.store.write() as connection:
+            is_changed = await users.change_names(connection, user.user_id, names, now)
+            if is_changed:
+                await audit.insert_events(connection, [event])
     if not is_changed:
         raise taken_email()
     runtime.audit.log(event)

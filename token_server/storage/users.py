@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Row, Update, bindparam, exists, select, text, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_server.records import Secret, User
@@ -174,7 +175,9 @@ async def change_own_password(
 
 
 async def change_names(conn: AsyncConnection, user_id: str, names: UserNames, now: int) -> bool:
-    """False when there is no such user, or somebody else has the e-mail."""
+    """False when there is no such user, or somebody else has the e-mail. Raises
+    AlreadyExistsError("email") when somebody else takes it in the same moment: the transaction is
+    over then."""
     values = {
         "for_user_id": user_id,
         "new_email": names.email,
@@ -182,7 +185,10 @@ async def change_names(conn: AsyncConnection, user_id: str, names: UserNames, no
         "new_name": names.name,
         "now": now,
     }
-    return await _changed(conn, _CHANGE_NAMES, values)
+    try:
+        return await _changed(conn, _CHANGE_NAMES, values)
+    except IntegrityError:  # both saw it free (PostgreSQL); its message quotes the e-mail
+        raise AlreadyExistsError("email") from None
 
 
 async def set_roles(conn: AsyncConnection, user_id: str, roles: tuple[str, ...], now: int) -> bool:
