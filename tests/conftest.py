@@ -30,9 +30,10 @@ from token_server.storage.engine import Store, open_store
 ENGINES = ("sqlite", "postgresql")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def logging_as_in_production() -> None:
-    """Logs as a server writes them; a test that looks at them captures stderr."""
+    """Logs as a server writes them; a test that looks at them captures stderr. Before each test:
+    commands that run in this process configure logging as their settings say."""
     configure_logging("json", "info")
 
 

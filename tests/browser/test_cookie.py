@@ -23,9 +23,9 @@ ASKED_FOR_TOKENS = ["access_token", "expires_in", "token_type"]
 ATTEMPTS = {
     "refresh as json": "blocked",
     "refresh as text": "blocked",
-    "refresh unread": "unreadable",
+    "refresh unread": "blocked",
     "log out": "blocked",
-    "log out unread": "unreadable",
+    "log out unread": "blocked",
     "end sessions": "blocked",
     "read me": "blocked",
     "token endpoint": "blocked",
