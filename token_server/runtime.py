@@ -13,8 +13,10 @@ from typing import Protocol
 
 from token_server.config import Settings
 from token_server.core.guess_budget import RefusedGuesses
+from token_server.core.key_store import KeyStore
 from token_server.core.replay_ledger import ReplayLedger
 from token_server.crypto.keyring import Keyring
+from token_server.crypto.live_keys import LiveKeys, Surroundings
 from token_server.crypto.opening import OpenedKeys, open_keyring
 from token_server.crypto.passwords import Argon2Cost, HashCapacity, PasswordHasher
 from token_server.crypto.secrets import KEY_BYTES, MasterKeys
@@ -103,8 +105,7 @@ class Runtime:
     clock: Clock
     entropy: Entropy
     store: Store
-    master_keys: MasterKeys
-    keyring: Keyring
+    keys: LiveKeys
     hasher: PasswordHasher
     rotations: Batcher[RotationEntry, Family | None]
     clients: ClientCache
@@ -114,7 +115,34 @@ class Runtime:
     background: BackgroundWriter
     audit: AuditTrail
     metrics: Metrics
-    epoch: int  # raised by `db restored`; part of every refresh token's MAC
+    epochs: "LiveEpoch"
+
+    @property
+    def keyring(self) -> Keyring:
+        """The signing keys as they are now."""
+        return self.keys.keyring
+
+    @property
+    def master_keys(self) -> MasterKeys:
+        return self.keys.master_keys
+
+    @property
+    def epoch(self) -> int:
+        """Raised by `db restored`; part of every refresh token's MAC."""
+        return self.epochs.current
+
+
+class LiveEpoch:
+    """The epoch of refresh tokens as the database has it, read again while the process runs."""
+
+    def __init__(self, store: Store, epoch: int) -> None:
+        self._store = store
+        self.current = epoch
+
+    async def refresh(self) -> None:
+        """UnavailableError when the database does not answer; then the last one stays."""
+        async with self._store.read() as connection:
+            self.current = int(await meta.get(connection, meta.EPOCH) or 0)
 
 
 @contextlib.asynccontextmanager
@@ -149,7 +177,10 @@ async def open_runtime(
         else:
             # Thrown away with the command: whatever it made under this key would be junk.
             throw_away = MasterKeys({1: entropy.token_bytes(KEY_BYTES)})
-            opened = OpenedKeys(throw_away, Keyring.empty(), is_new=False, warnings=())
+            opened = OpenedKeys(
+                throw_away, Keyring.empty(), _no_key_store, is_new=False, warnings=()
+            )
+        surroundings = Surroundings(settings, clock.now, clock.monotonic, entropy.token_bytes)
         metrics = Metrics()
         hasher = PasswordHasher(
             Argon2Cost(
@@ -174,8 +205,7 @@ async def open_runtime(
             clock=clock,
             entropy=entropy,
             store=store,
-            master_keys=opened.master_keys,
-            keyring=opened.keyring,
+            keys=LiveKeys(opened, surroundings),
             hasher=hasher,
             rotations=rotations,
             clients=ClientCache(store, clock.monotonic),
@@ -185,8 +215,12 @@ async def open_runtime(
             background=background,
             audit=AuditTrail(background),
             metrics=metrics,
-            epoch=epoch,
+            epochs=LiveEpoch(store, epoch),
         )
+
+
+def _no_key_store(_master_keys: MasterKeys) -> KeyStore:
+    raise AssertionError("opened without keys")
 
 
 async def _read_meta(store: Store) -> tuple[int, str | None]:

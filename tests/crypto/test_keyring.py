@@ -43,7 +43,7 @@ def keyring(loaded: tuple[Keyring, dict[str, rsa.RSAPrivateKey]]) -> Keyring:
 def rotated(keyring: Keyring, activate_at: int) -> Keyring:
     """The same keys, the second of them with a date."""
     active, waiting = keyring.keys
-    dated = replace(waiting, activate_at=activate_at)
+    dated = replace(waiting, published_at=NOW, activate_at=activate_at)
     signers: dict[SigningKey, RsaSigner] = {}
     for key in (active, dated):
         signer = keyring._signers[key.kid]

@@ -42,10 +42,10 @@ def test_manifest_form_is_pinned(first: StoredKeyring) -> None:
                     "n": rsa_keys.encode_uint(stored.key.n),
                     "e": "AQAB",
                     "created_at": NOW,
-                    "published_at": NOW,
+                    "published_at": activate_at,
                     "activate_at": activate_at,
                     "retire_at": None,
-                    "exp_high_water": None,
+                    "exp_high_water": stored.key.exp_high_water,
                     "compromised_at": None,
                     "master_version": 1,
                 }

@@ -38,7 +38,8 @@ async def test_first_start_makes_an_active_and_a_next_key(tmp_path: Path) -> Non
     assert (states[KeyState.ACTIVE], states[KeyState.NEXT], sum(states.values())) == (1, 1, 2)
     active, waiting = opened.keyring.keys
     assert (active.activate_at, waiting.activate_at) == (NOW, None)
-    assert active.published_at == waiting.published_at == active.created_at == NOW
+    assert active.published_at == active.created_at == waiting.created_at == NOW
+    assert waiting.published_at is None  # its lead begins when a server serves it (I2)
     assert opened.keyring.signer(NOW).kid == active.kid
     published = [key["kid"] for key in json.loads(opened.keyring.jwks(NOW))["keys"]]
     assert published == [active.kid, waiting.kid]
@@ -187,7 +188,7 @@ async def test_erased_private_half_is_published_and_does_not_sign(
     keys_dir = tmp_path / "keys"
     active, waiting = first.keys
     old = replace(active, private_pem=None, master_version=None)
-    signing = replace(waiting, key=replace(waiting.key, activate_at=NOW + 5))
+    signing = replace(waiting, key=replace(waiting.key, published_at=NOW, activate_at=NOW + 5))
     await open_store(keys_dir).replace(replace(first, keys=(old, signing)), 0)
     (tmp_path / "secret").write_text(MASTER_LINE)
     settings = key_settings(keys_dir, tmp_path / "secret")

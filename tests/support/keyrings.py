@@ -1,14 +1,19 @@
 """Key directories for tests: settings that name one, a whole one made once, processes on one."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 from token_server.config import Settings
+from token_server.crypto.keyring import Keyring
 from token_server.crypto.keystore import DirectoryKeyStore
+from token_server.crypto.live_keys import LiveKeys, Surroundings
+from token_server.crypto.opening import OpenedKeys
 from token_server.crypto.secrets import MasterKeys, load_master_keys
 from token_server.records import Secret, StoredKeyring
+from token_server.runtime import Runtime
 
 NOW = 1_700_000_000
 MASTER = MasterKeys({1: bytes(range(32))})
@@ -51,6 +56,16 @@ def key_settings(keys_dir: Path, master_key_file: Path | None = None) -> Setting
         keys_dir=keys_dir,
         master_key_file=master_key_file or keys_dir / "master.key",
     )
+
+
+def with_keyring(runtime: Runtime, keyring: Keyring) -> Runtime:
+    """The same runtime with other keys in memory, over a store that nobody asks."""
+    master_keys = runtime.master_keys
+    store = open_store(runtime.settings.keys_dir)
+    opened = OpenedKeys(master_keys, keyring, lambda _: store, is_new=False, warnings=())
+    clock, entropy = runtime.clock, runtime.entropy
+    around = Surroundings(runtime.settings, clock.now, clock.monotonic, entropy.token_bytes)
+    return dataclasses.replace(runtime, keys=LiveKeys(opened, around))
 
 
 def start_python(source: str, *arguments: str) -> "subprocess.Popen[str]":

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from sqlalchemy.engine import make_url
 
+from tests.support.keyrings import with_keyring
 from tests.support.server import (
     EMAIL,
     PASSWORD,
@@ -54,7 +55,7 @@ class BrokenSigner:
 
 def with_broken_signer(runtime: Runtime) -> Runtime:
     keys: dict[SigningKey, Any] = {key: BrokenSigner(key.kid) for key in runtime.keyring.keys}
-    return dataclasses.replace(runtime, keyring=Keyring("kr_broken", 1, keys))
+    return with_keyring(runtime, Keyring("kr_broken", 1, keys))
 
 
 @contextlib.asynccontextmanager
@@ -116,7 +117,7 @@ async def test_failure_outside_oauth_is_a_problem(
     keys: dict[SigningKey, Any] = {
         dataclasses.replace(key, n=-1): None for key in sqlite_server.runtime.keyring.keys
     }
-    runtime = dataclasses.replace(sqlite_server.runtime, keyring=Keyring("kr_broken", 1, keys))
+    runtime = with_keyring(sqlite_server.runtime, Keyring("kr_broken", 1, keys))
     async with beside(sqlite_server, runtime) as broken:
         answer = await broken.http.get("/.well-known/jwks.json")
         assert (answer.status_code, answer.json()["code"]) == (500, "server_error")
@@ -130,7 +131,7 @@ async def test_failure_outside_oauth_is_a_problem(
 async def test_without_a_signing_key_the_answer_is_not_now(sqlite_server: RunningServer) -> None:
     """No key may sign: 503 with Retry-After, retryable, never a wrong token."""
     await sqlite_server.add_client("billing", **MACHINE)
-    runtime = dataclasses.replace(sqlite_server.runtime, keyring=Keyring.empty())
+    runtime = with_keyring(sqlite_server.runtime, Keyring.empty())
     async with beside(sqlite_server, runtime) as keyless:
         answer = await keyless.token("billing", grant_type="client_credentials")
         assert_failure(answer, 503, NOT_NOW)

@@ -27,6 +27,7 @@ from token_server.runtime import Runtime, open_runtime
 from token_server.services.demo import ensure_demo
 from token_server.services.health import Readiness
 from token_server.services.installation import package_version
+from token_server.services.key_upkeep import keys_kept_up
 from token_server.services.settings_check import check_serve, is_sqlite, require_no_demo
 from token_server.web.health import create_management_app, health_handlers
 from token_server.web.server import (
@@ -137,7 +138,7 @@ def _host(runtime: Runtime, listeners: Listeners) -> Hosting:
 async def _serve_dev(settings: Settings, listeners: Listeners) -> int:
     stop = StopSignal()
     with stop_on_signals(stop):
-        async with open_runtime(settings) as runtime:
+        async with open_runtime(settings) as runtime, keys_kept_up(runtime):
             path = runtime.store.path
             file = (path.parent if path is not None else Path("data")) / "demo.json"
             demo = await ensure_demo(runtime, file)
@@ -157,7 +158,9 @@ async def _serve_alone(settings: Settings, listeners: Listeners) -> int:
         async with open_runtime(settings) as runtime:
             await require_no_demo(runtime.store)
             hosting = _host(runtime, listeners)
-            return await serve_app(hosting, stop, on_listening=_log_started(settings, listeners))
+            announce = _log_started(settings, listeners)
+            async with keys_kept_up(runtime):
+                return await serve_app(hosting, stop, on_listening=announce)
 
 
 async def _serve_worker(settings: Settings, sockets: WorkerSockets) -> int:
@@ -166,6 +169,7 @@ async def _serve_worker(settings: Settings, sockets: WorkerSockets) -> int:
         async with (
             linked_to_supervisor(sockets.link, stop) as say_ready,
             open_runtime(settings) as runtime,
+            keys_kept_up(runtime),
         ):
             hosting = _host(runtime, sockets.listeners)
             return await serve_app(hosting, stop, on_listening=say_ready)

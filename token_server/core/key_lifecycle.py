@@ -14,20 +14,15 @@ PUBLISHED_STATES = frozenset({KeyState.NEXT, KeyState.ACTIVE, KeyState.RETIRING}
 
 
 def signing_key(keys: Sequence[SigningKey], now: int) -> SigningKey | None:
-    """The one key that signs at `now`: the latest activated that is neither compromised nor
-    retired. None when there is none, as on a clock that runs behind the first activation."""
-    signing: SigningKey | None = None
-    latest = (0, 0, "")
-    for key in keys:
-        if key.activate_at is None or key.activate_at > now:
-            continue
-        if _is_compromised(key) or _is_retired(key, now):
-            continue
-        # Creation and kid break a tie, so that two instances never choose differently.
-        rank = (key.activate_at, key.created_at, key.kid)
-        if signing is None or rank > latest:
-            signing, latest = key, rank
-    return signing
+    """The one key that signs at `now`: the latest activated that was published and is neither
+    compromised nor retired. None when there is none, as on a clock that runs behind the first
+    activation."""
+    candidates = [
+        key
+        for key in keys
+        if is_activated(key, now) and not _is_compromised(key) and not _is_retired(key, now)
+    ]
+    return max(candidates, key=_activation_order, default=None)
 
 
 def key_state(key: SigningKey, keys: Sequence[SigningKey], now: int) -> KeyState:
@@ -37,12 +32,31 @@ def key_state(key: SigningKey, keys: Sequence[SigningKey], now: int) -> KeyState
         return KeyState.COMPROMISED
     if _is_retired(key, now):
         return KeyState.RETIRED
-    if key.activate_at is None or key.activate_at > now:
+    if not is_activated(key, now):
         return KeyState.NEXT
     signing = signing_key(keys, now)
     if signing is not None and signing.kid == key.kid:
         return KeyState.ACTIVE
     return KeyState.RETIRING
+
+
+def is_activated(key: SigningKey, now: int) -> bool:
+    """Whether its time to sign has come. A key that no server has published yet waits, whatever
+    its date: no verifier could know it."""
+    return key.activate_at is not None and key.activate_at <= now and key.published_at is not None
+
+
+def superseded_at(key: SigningKey, keys: Sequence[SigningKey], now: int) -> int | None:
+    """When another key took over from `key`; None while `key` waits or signs."""
+    if not is_activated(key, now):
+        return None
+    order = _activation_order(key)
+    later = [
+        other.activate_at or 0
+        for other in keys
+        if is_activated(other, now) and _activation_order(other) > order
+    ]
+    return min(later, default=None)
 
 
 def key_states(keys: Sequence[SigningKey], now: int) -> Mapping[str, KeyState]:
@@ -63,6 +77,11 @@ def published_keys(keys: Sequence[SigningKey], now: int) -> tuple[SigningKey, ..
 def publication_order(key: SigningKey) -> tuple[bool, int, int, str]:
     """Sort key of the JWKS and of every listing."""
     return (key.activate_at is None, key.activate_at or 0, key.created_at, key.kid)
+
+
+def _activation_order(key: SigningKey) -> tuple[int, int, str]:
+    # Creation and kid break a tie, so that two instances never choose differently.
+    return (key.activate_at or 0, key.created_at, key.kid)
 
 
 def _is_compromised(key: SigningKey) -> bool:

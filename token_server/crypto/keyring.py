@@ -46,6 +46,7 @@ class Keyring:
         self.generation = generation
         self.keys: tuple[SigningKey, ...] = tuple(sorted(keys, key=publication_order))
         self._signers = {key.kid: signer for key, signer in keys.items() if signer is not None}
+        self._covered = {key.kid: key.exp_high_water or 0 for key in keys}
         self._jwks: dict[tuple[SigningKey, ...], bytes] = {}
         self._headers: dict[tuple[str, str], bytes] = {}
 
@@ -54,6 +55,11 @@ class Keyring:
         """For commands that need no keys: publishes nothing and signs nothing."""
         return cls("", 0, {})
 
+    @property
+    def signers(self) -> Mapping[str, Signer]:
+        """By kid, for the keys whose private half is here."""
+        return MappingProxyType(self._signers)
+
     def signer(self, now: int) -> Signer:
         """What signs at `now`. UnavailableError("no_signing_key") when no key may."""
         key = signing_key(self.keys, now)
@@ -61,6 +67,10 @@ class Keyring:
         if signer is None:
             raise UnavailableError("no_signing_key", retry_after_s=5)
         return signer
+
+    def covered_until(self, kid: str) -> int:
+        """The largest `exp` that the store knows of for tokens signed by this key (I4)."""
+        return self._covered[kid]
 
     def sign_compact(self, typ: str, payload: bytes, now: int) -> tuple[str, str]:
         """The compact JWS (RFC 7515 7.1) of `payload` under the active key, and its kid. `typ` is

@@ -1,6 +1,7 @@
-"""Where signing keys rest: the KeyStore shape, and the directory that is the default store.
+"""The key directory: the default KeyStore (core/key_store.py), on one machine.
 
-The directory holds `keyring.json` (crypto/manifest.py) and one `<kid>.pem` per live private half.
+It holds `keyring.json` (crypto/manifest.py) and one `<kid>.pem` per live private
+half; a serving process leaves its word in `serving.json`.
 A change takes the directory's lock, compares the generation, writes new private halves, then the
 manifest, then removes what the manifest no longer names: killed anywhere, the next start finds
 the old set or the new one, whole. Nothing here decides which key signs or when.
@@ -9,10 +10,13 @@ the old set or the new one, whole. Nothing here decides which key signs or when.
 import asyncio
 import contextlib
 import re
+from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
+import msgspec
+
+from token_server.core.key_policy import Serving
 from token_server.crypto import private_files
 from token_server.crypto.manifest import (
     RESTORE,
@@ -28,22 +32,9 @@ from token_server.errors import OperatorError
 from token_server.records import StoredKey, StoredKeyring
 
 MANIFEST_NAME = "keyring.json"
+SERVING_NAME = "serving.json"
 _PEM_NAME = re.compile(r"[A-Za-z0-9_-]{43}\.pem")
 _READ_ATTEMPTS = 3
-
-
-class KeyStore(Protocol):
-    """A keyring at rest. Both methods may be called from any task of any process."""
-
-    async def load(self) -> StoredKeyring | None:
-        """The keyring with its encrypted private halves, or None before the first start.
-        OperatorError, naming every problem, when it cannot be trusted."""
-        ...
-
-    async def replace(self, keyring: StoredKeyring, expected_generation: int) -> bool:
-        """Put `keyring` (generation expected + 1) in place of the expected generation (0: none
-        yet); False when another was faster. OperatorError when the store refuses."""
-        ...
 
 
 class DirectoryKeyStore:
@@ -59,6 +50,41 @@ class DirectoryKeyStore:
 
     async def replace(self, keyring: StoredKeyring, expected_generation: int) -> bool:
         return await asyncio.to_thread(self._replace, keyring, expected_generation)
+
+    async def peek(self) -> Hashable:
+        return await asyncio.to_thread(self._peek)
+
+    async def last_serving(self) -> Serving | None:
+        return await asyncio.to_thread(self._last_serving)
+
+    async def record_serving(self, serving: Serving) -> None:
+        await asyncio.to_thread(self._record_serving, serving)
+
+    def locate(self, stored: StoredKey) -> str:
+        return str(pem_path(self._directory, stored))
+
+    def _peek(self) -> Hashable:
+        path = self._directory / MANIFEST_NAME
+        try:
+            status = path.stat(follow_symlinks=False)
+        except OSError as err:
+            raise OperatorError(f"{path} cannot be examined: {err.strerror}") from None
+        # Each change is a new file under the old name.
+        return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+    def _last_serving(self) -> Serving | None:
+        try:
+            content = private_files.read_file(self._directory / SERVING_NAME, PROTECTED)
+            return msgspec.json.decode(content, type=Serving)
+        except (FileNotFoundError, FileProblemError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+    def _record_serving(self, serving: Serving) -> None:
+        path = self._directory / SERVING_NAME
+        try:
+            private_files.write_file(path, msgspec.json.encode(serving) + b"\n", self._entropy)
+        except OSError as err:
+            raise OperatorError(f"{path} cannot be written: {err.strerror}") from None
 
     def _load(self) -> StoredKeyring | None:
         # No lock, so that a read-only mount can be read. A private half that is gone means that

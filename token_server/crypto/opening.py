@@ -7,18 +7,20 @@ gone is refused, never silently replaced: that would end every session and break
 """
 
 import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from types import MappingProxyType
 
 from token_server.config import Settings
+from token_server.core.key_changes import NewKey
+from token_server.core.key_policy import KeyPolicy
+from token_server.core.key_store import KeyStore
 from token_server.crypto import rsa_keys
 from token_server.crypto.keyring import Keyring, Signer
 from token_server.crypto.keystore import (
     MANIFEST_NAME,
     DirectoryKeyStore,
-    KeyStore,
     directory_problems,
-    pem_path,
     problems_error,
 )
 from token_server.crypto.private_files import EntropySource, FileProblemError
@@ -36,6 +38,9 @@ from token_server.crypto.secrets import (
 from token_server.errors import OperatorError
 from token_server.records import SigningKey, StoredKey, StoredKeyring
 
+# The store that the settings name, read and written under these master keys.
+StoreFor = Callable[[MasterKeys], KeyStore]
+
 
 @dataclass(frozen=True, slots=True)
 class OpenedKeys:
@@ -43,6 +48,7 @@ class OpenedKeys:
 
     master_keys: MasterKeys
     keyring: Keyring
+    store_for: "StoreFor"
     is_new: bool
     warnings: tuple[str, ...]
 
@@ -69,7 +75,11 @@ async def open_keyring(
     master_keys = await asyncio.to_thread(
         load_or_create_master_keys, settings.master_key_file, settings.keys_dir, entropy
     )
-    store = DirectoryKeyStore(settings.keys_dir, master_keys, entropy)
+
+    def store_for(keys: MasterKeys) -> KeyStore:
+        return DirectoryKeyStore(settings.keys_dir, keys, entropy)
+
+    store = store_for(master_keys)
     stored, is_new = await store.load(), False
     if stored is None and create and known_keyring_id is None:
         first = await asyncio.to_thread(make_first_keyring, master_keys, settings, now, entropy)
@@ -81,9 +91,21 @@ async def open_keyring(
             f"the database belongs to keyring {known_keyring_id}, but {settings.keys_dir} holds "
             f"{stored.keyring_id}: point KEYS_DIR or DATABASE_URL at the one that belongs to it"
         )
-    keyring = await asyncio.to_thread(_unlock, stored, master_keys, settings.keys_dir)
+    keyring = await asyncio.to_thread(unlock, stored, master_keys, store)
     warnings = master_key_warnings(settings.master_key_file, settings.keys_dir)
-    return OpenedKeys(master_keys, keyring, is_new, warnings)
+    return OpenedKeys(master_keys, keyring, store_for, is_new, warnings)
+
+
+def key_policy(settings: Settings) -> KeyPolicy:
+    """The policy that these settings state."""
+    return KeyPolicy(
+        lead_s=settings.key_lead_s,
+        rotate_every_s=settings.key_rotate_every_s,
+        jwks_max_age_s=settings.jwks_max_age_s,
+        reload_interval_s=settings.key_reload_interval_s,
+        clock_skew_s=settings.clock_skew_s,
+        access_token_ttl_s=settings.access_token_ttl_s,
+    )
 
 
 def key_problems(settings: Settings) -> list[str]:
@@ -132,17 +154,19 @@ def make_first_keyring(
         generation=1,
         master_key_check=master_keys.check_value(),
         keys=(
-            _make_key(master_keys, settings.key_bits, now, activate_at=now),
-            _make_key(master_keys, settings.key_bits, now, activate_at=None),
+            make_key(master_keys, settings, NewKey(activate_at=now), now),
+            make_key(master_keys, settings, NewKey(), now),
         ),
     )
 
 
-def _make_key(
-    master_keys: MasterKeys, bits: int, now: int, *, activate_at: int | None
-) -> StoredKey:
-    private = rsa_keys.generate(bits)
+def make_key(master_keys: MasterKeys, settings: Settings, new: NewKey, now: int) -> StoredKey:
+    """A new key. One with a date signs without having been published, so its publication counts
+    from now; any other counts from when it is first served. Blocks for 0.1 s to seconds."""
+    private = rsa_keys.generate(settings.key_bits)
     public = rsa_keys.public_half(private.public_key())
+    policy = key_policy(settings)
+    is_dated = new.activate_at is not None
     key = SigningKey(
         kid=public.kid,
         alg=rsa_keys.ALG,
@@ -150,10 +174,10 @@ def _make_key(
         n=public.n,
         e=public.e,
         created_at=now,
-        published_at=now,
-        activate_at=activate_at,
+        published_at=now if is_dated else None,
+        activate_at=new.activate_at,
         retire_at=None,
-        exp_high_water=None,
+        exp_high_water=now + policy.access_token_ttl_s + policy.head_room_s if is_dated else None,
         compromised_at=None,
     )
     version = master_keys.current
@@ -167,15 +191,24 @@ async def _store_first(store: KeyStore, first: StoredKeyring) -> tuple[StoredKey
     return await store.load(), False  # another start was faster: its keys are the keys
 
 
-def _unlock(stored: StoredKeyring, master_keys: MasterKeys, keys_dir: Path) -> Keyring:
-    """Decrypt every private half and compare it with its record."""
+def unlock(
+    stored: StoredKeyring,
+    master_keys: MasterKeys,
+    store: KeyStore,
+    known: Mapping[str, Signer] = MappingProxyType({}),
+) -> Keyring:
+    """Decrypt every private half that is not in `known` and compare it with its record.
+    OperatorError names all that cannot be used. Blocks for 50 ms or more per key."""
     signers: dict[SigningKey, Signer | None] = {}
     problems: list[str] = []
     for entry in stored.keys:
+        is_known = entry.private_pem is not None and entry.key.kid in known
         try:
-            signers[entry.key] = _load_signer(entry, master_keys)
+            signers[entry.key] = (
+                known[entry.key.kid] if is_known else _load_signer(entry, master_keys)
+            )
         except KeyUnusableError as err:
-            problems.append(f"{pem_path(keys_dir, entry)}: {err}")
+            problems.append(f"{store.locate(entry)}: {err}")
     if problems:
         raise problems_error(problems)
     return Keyring(stored.keyring_id, stored.generation, signers)

@@ -111,7 +111,7 @@ async def _run_phases(runtime: Runtime, request: Exchange) -> tuple[TokenRespons
         case Authorization():
             return await issue(runtime, outcome, context), "issued"
         case Replay():
-            return reissue(runtime, outcome, context), "replayed"
+            return await reissue(runtime, outcome, context), "replayed"
         case Denied():
             if outcome.effect is not None:
                 await end_family(runtime, outcome.effect)

@@ -81,15 +81,15 @@ async def issue(
             family: Family | None = await _start_family(runtime, authorization, login, context)
         case family:
             pass
-    return _sign(runtime, authorization, family, context)
+    return await _sign(runtime, authorization, family, context)
 
 
-def reissue(runtime: Runtime, replay: Replay, context: RequestContext) -> TokenResponse:
+async def reissue(runtime: Runtime, replay: Replay, context: RequestContext) -> TokenResponse:
     """No write: the refresh token is a function of the family, so it comes out the same."""
     authorization = Authorization(
         replay.client, replay.family.user_id, replay.scope, replay.audience, replay.family
     )
-    return _sign(runtime, authorization, replay.family, context)
+    return await _sign(runtime, authorization, replay.family, context)
 
 
 async def _start_family(
@@ -141,7 +141,7 @@ async def _start_family(
     return family
 
 
-def _sign(
+async def _sign(
     runtime: Runtime,
     authorization: Authorization,
     family: Family | None,
@@ -164,10 +164,11 @@ def _sign(
         auth_time=None if family is None else family.auth_time,
         roles=() if family is None else family.roles,
     )
-    compact, kid = runtime.keyring.sign_compact(
+    compact, kid = await runtime.keys.sign_compact(
         client.access_token_typ or runtime.settings.access_token_typ,
         _encode_claims(access_token_claims(token)),
-        context.now,
+        now=context.now,
+        expires_at=expires_at,
     )
     response = TokenResponse(
         access_token=Secret(compact),
