@@ -19,6 +19,7 @@ from token_server.verify.compact import (
     check_header,
     check_signature,
     decode_segment,
+    encode_token,
     find_key,
     read_kid,
     split_token,
@@ -59,7 +60,7 @@ def _is_accepted(jwks: dict[str, object], jws: object) -> bool:
     """Key set, form, header and signature: everything but typ and claims."""
     try:
         keys = StaticKeySet.from_jwks(jwks)
-        segments = split_token(jws, 1 << 20)
+        segments = split_token(encode_token(jws, 1 << 20))
         header = decode_segment(segments.header)
         check_header(header)
         key = find_key(read_kid(header), keys, allow_missing_kid=False)

@@ -36,16 +36,21 @@ class Segments(NamedTuple):
         return self.header + b"." + self.payload
 
 
-def split_token(token: object, max_bytes: int) -> Segments:
-    """Take a JWS in compact form apart (RFC 7515 7.1), bounded; raises TokenError."""
+def encode_token(token: object, max_bytes: int) -> bytes:
+    """The token as ASCII, bounded; raises TokenError."""
     if not isinstance(token, str):
         raise TokenError(Reason.NOT_TEXT)
     if len(token) > max_bytes:
         raise TokenError(Reason.TOO_LARGE)
     if not token.isascii():
         raise TokenError(Reason.MALFORMED)
+    return token.encode("ascii")
+
+
+def split_token(octets: bytes) -> Segments:
+    """Take a JWS in compact form apart (RFC 7515 7.1); raises TokenError."""
     # Bounded: a megabyte of dots is four parts, and so is the five-part JWE.
-    parts = token.encode("ascii").split(b".", 3)
+    parts = octets.split(b".", 3)
     if len(parts) != 3:
         raise TokenError(Reason.MALFORMED)
     header, payload, signature = parts

@@ -110,6 +110,14 @@ class StaticKeySet:
         """Loaded keys by `kid`; raises KeySetError when one of them is not fit for use."""
         return cls(VerificationKey(kid=kid, public_key=key) for kid, key in keys.items())
 
+    def sharing(self, former: "StaticKeySet") -> "StaticKeySet":
+        """The same keys, as the objects of a former set where they are equal to them: what was
+        verified with a key that is still there stays recognisable by identity."""
+        return StaticKeySet(
+            former._by_kid[kid] if former._by_kid.get(kid) == key else key
+            for kid, key in self._by_kid.items()
+        )
+
     def find(self, kid: str) -> VerificationKey | None:
         return self._by_kid.get(kid)
 

@@ -2,120 +2,257 @@
 
 Order, cheapest first: size, form, header, key, signature, and only then the claims. One verifier
 serves all threads and tasks: no call leaves anything behind that could change the next one's
-outcome. Does no I/O.
+outcome. What has to be fetched is waited for here, without blocking an event loop.
 """
 
 import logging
+import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from types import TracebackType
+from typing import NamedTuple, Self
 
-from token_server.verify.claims import Claims, Expectations, read_claims
-from token_server.verify.compact import (
-    check_header,
-    check_signature,
-    check_typ,
-    decode_segment,
-    find_key,
-    read_kid,
-    split_token,
-)
-from token_server.verify.errors import TokenError
+from token_server.verify.claims import Claims
+from token_server.verify.compact import decode_segment, encode_token, split_token
+from token_server.verify.errors import KeysUnavailableError, TokenError
+from token_server.verify.examine import Examiner, MustWaitError, Trust
+from token_server.verify.fetch import Fetcher
+from token_server.verify.flight import Flight
+from token_server.verify.key_source import KeySource, LocalKeys
 from token_server.verify.keys import StaticKeySet
+from token_server.verify.policy import DEFAULT_POLICY, MAX_TOKEN_BYTES, Policy
+from token_server.verify.remote import DEFAULT_FETCHING, Fetching, KeySetStats, RemoteKeySet
 from token_server.verify.strict import JsonObject, StrictnessError, decode_base64url
+from token_server.verify.token_cache import TokenCache, Verified
 
 _log = logging.getLogger("token_server.verify")
 
-_MAX_TOKEN_BYTES = 16 * 1024
-_MAX_LEEWAY_S = 60
-_REMEMBERED_HEADERS = 32
-_TYPS = frozenset({"at+jwt", "jwt"})
+_CACHE_SIZE = 4096
+_VARIABLES = "TOKEN_VERIFY_"
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How strict; the defaults fit this server. Raises ValueError for a setting out of bounds."""
+class VerifierStats(NamedTuple):
+    """Counters since the start of the process; with several threads a count may get lost."""
 
-    accept_typ: tuple[str, ...] = ("at+jwt",)
-    """("at+jwt", "JWT") where the server runs with ACCESS_TOKEN_TYP=JWT."""
-    leeway_s: int = 0
-    """Added to `exp`, `nbf` and `iat` in the token's favour; at most 60."""
-    iat_skew_s: int = 10
-    """How far the issuer's clock may be ahead of ours: the server's CLOCK_SKEW; at most 60."""
-    max_lifetime_s: int = 86_400
-    """`exp` minus `iat` at most; raise it where the server's ACCESS_TOKEN_TTL is longer."""
-    max_token_bytes: int = _MAX_TOKEN_BYTES
-    allow_missing_kid: bool = False
-    """Take a token without `kid` when the set holds exactly one key."""
-
-    def __post_init__(self) -> None:
-        if not self.accept_typ or not _TYPS.issuperset(typ.lower() for typ in self.accept_typ):
-            raise ValueError("accept_typ is a tuple of at+jwt and JWT")
-        for name, value, highest in (
-            ("leeway_s", self.leeway_s, _MAX_LEEWAY_S),
-            ("iat_skew_s", self.iat_skew_s, _MAX_LEEWAY_S),
-            ("max_lifetime_s", self.max_lifetime_s, 2**31),
-            ("max_token_bytes", self.max_token_bytes, 2**20),
-        ):
-            if type(value) is not int or not 0 <= value <= highest:
-                raise ValueError(f"{name} is an integer from 0 to {highest}")
-
-
-_DEFAULT_POLICY = Policy()
+    cache_hits: int
+    cache_misses: int
+    cached_tokens: int
+    refused: int
+    key_sets: tuple[KeySetStats, ...]
+    """One for each remote key set; none with local keys."""
 
 
 class Verifier:
-    """Verifies access tokens of one issuer for one audience."""
+    """Verifies access tokens of one issuer, or of several that one may move between, for one
+    audience. Without `keys` they are fetched at first use and kept fresh (see `Fetching`)."""
 
-    __slots__ = ("_clock", "_expected", "_keys", "_policy", "_read_kid")
-
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all by keyword
         self,
         *,
-        issuer: str,
+        issuer: str | tuple[str, ...],
         audience: str,
-        keys: StaticKeySet,
-        policy: Policy = _DEFAULT_POLICY,
+        jwks_uri: str | None = None,
+        keys: StaticKeySet | RemoteKeySet | None = None,
+        policy: Policy = DEFAULT_POLICY,
+        cache_size: int = _CACHE_SIZE,
+        fetching: Fetching = DEFAULT_FETCHING,
+        fetcher: Fetcher | None = None,
         clock: Callable[[], float] = time.time,  # noqa: TID251 - stands alone: no Runtime here
     ) -> None:
-        """`issuer` and `audience` are compared exactly; `clock` gives epoch seconds."""
-        if not issuer or not audience:
+        """`issuer` and `audience` are compared exactly; `clock` gives epoch seconds.
+
+        Keys: by discovery from each issuer (RFC 8414), from `jwks_uri`, or as given in `keys`; the
+        last two hold for all issuers. `cache_size`: how many verified tokens are remembered, 0 for
+        none. ValueError for a setting that cannot work.
+        """
+        issuers = (issuer,) if isinstance(issuer, str) else tuple(issuer)
+        if not audience or not issuers or not all(issuers):
             raise ValueError("issuer and audience are non-empty strings")
-        self._keys = keys
-        self._policy = policy
+        if keys is not None and jwks_uri is not None:
+            raise ValueError("give keys or jwks_uri, not both")
+        sources: list[KeySource] = []
+        for name in issuers:
+            if isinstance(keys, StaticKeySet):
+                sources.append(LocalKeys(keys))
+            elif keys is not None:
+                sources.append(keys)
+            elif jwks_uri is not None and sources:
+                sources.append(sources[0])
+            else:
+                sources.append(
+                    RemoteKeySet(issuer=name, jwks_uri=jwks_uri, fetching=fetching, fetcher=fetcher)
+                )
+        self._sources = tuple(dict.fromkeys(sources))
+        trusted = [Trust(*pair) for pair in zip(issuers, sources, strict=True)]
+        self._examiner = Examiner(trusted, audience, policy)
+        self._max_token_bytes = policy.max_token_bytes
+        self._cache = TokenCache(cache_size) if cache_size else None
         self._clock = clock
-        self._read_kid = _kid_reader(
-            frozenset(
-                prefix + typ.lower() for typ in policy.accept_typ for prefix in ("", "application/")
-            )
-        )
-        self._expected = Expectations(
-            issuer=issuer,
-            audience=audience,
-            leeway_s=policy.leeway_s,
-            iat_skew_s=policy.iat_skew_s,
-            max_lifetime_s=policy.max_lifetime_s,
+        self._hits = self._misses = self._refused = 0
+
+    @classmethod
+    def from_environment(
+        cls,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        policy: Policy = DEFAULT_POLICY,
+        fetching: Fetching = DEFAULT_FETCHING,
+    ) -> Self:
+        """From TOKEN_VERIFY_ISSUER (several by comma), TOKEN_VERIFY_AUDIENCE, and, if the keys are
+        not to be found by discovery, TOKEN_VERIFY_JWKS_URI. ValueError names what is wrong."""
+        given = {
+            name.removeprefix(_VARIABLES): value.strip()
+            for name, value in environ.items()
+            if name.startswith(_VARIABLES)
+        }
+        unknown = sorted(given.keys() - {"ISSUER", "AUDIENCE", "JWKS_URI"})
+        if unknown:
+            raise ValueError(f"unknown variable {_VARIABLES}{unknown[0]}")
+        for name in ("ISSUER", "AUDIENCE"):
+            if not given.get(name):
+                raise ValueError(f"{_VARIABLES}{name} is not set")
+        return cls(
+            issuer=tuple(part.strip() for part in given["ISSUER"].split(",")),
+            audience=given["AUDIENCE"],
+            jwks_uri=given.get("JWKS_URI") or None,
+            policy=policy,
+            fetching=fetching,
         )
 
     async def verify(self, token: str) -> Claims:
-        """As `verify_sync`: with local keys there is nothing to wait for, some 40 µs of CPU."""
-        return self.verify_sync(token)
+        """The claims of a good token; raises TokenError for every other.
+
+        Waits only when keys have to be fetched first, without blocking the asyncio loop;
+        otherwise some 40 µs of CPU, or 3 when this token was verified before.
+        """
+        try:
+            return self._verify(token, has_waited=False)
+        except MustWaitError as error:
+            flight = error.flight
+        await flight.wait_async()
+        return self._verify(token, has_waited=True)
 
     def verify_sync(self, token: str) -> Claims:
-        """The claims of a good token; raises TokenError for every other."""
-        policy = self._policy
+        """As `verify`, for threads. In a coroutine it works too, but a fetch blocks the loop."""
         try:
-            segments = split_token(token, policy.max_token_bytes)
-            kid = self._read_kid(segments.header)
-            key = find_key(kid, self._keys, allow_missing_kid=policy.allow_missing_kid)
-            check_signature(segments, key)
-            return read_claims(decode_segment(segments.payload), self._expected, self._clock())
+            return self._verify(token, has_waited=False)
+        except MustWaitError as error:
+            flight = error.flight
+        flight.wait()
+        return self._verify(token, has_waited=True)
+
+    async def start(self) -> None:
+        """Fetch the keys before the first request; KeysUnavailableError when they cannot be had.
+        Not needed: a verifier that was not started fetches at first use."""
+        flights = [self._flight(source) for source in self._sources]
+        for flight in flights:
+            if flight is not None:
+                await flight.wait_async()
+        self._require_keys()
+
+    def start_sync(self) -> None:
+        """As `start`, for threads."""
+        flights = [self._flight(source) for source in self._sources]
+        for flight in flights:
+            if flight is not None:
+                flight.wait()
+        self._require_keys()
+
+    def close(self) -> None:
+        """Begin no further fetch. The keys at hand serve on until they are too old."""
+        for source in self._sources:
+            source.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __enter__(self) -> Self:
+        self.start_sync()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def stats(self) -> VerifierStats:
+        """A snapshot for metrics and health pages."""
+        seen = [source.stats() for source in self._sources]
+        return VerifierStats(
+            cache_hits=self._hits,
+            cache_misses=self._misses,
+            cached_tokens=0 if self._cache is None else len(self._cache),
+            refused=self._refused,
+            key_sets=tuple(stats for stats in seen if stats is not None),
+        )
+
+    def _verify(self, token: str, *, has_waited: bool) -> Claims:
+        try:
+            return self._check(token, has_waited=has_waited)
+        except KeysUnavailableError as error:
+            refusal: TokenError = KeysUnavailableError(error.retry_after_s)
         except (TokenError, StrictnessError) as error:
-            reason = error.reason
-        _log.info("access_token_refused reason=%s", reason)
+            refusal = TokenError(error.reason)
+        self._refused += 1
+        _log.info("access_token_refused reason=%s", refusal.reason)
         # A fresh error: the first one's traceback and context lead to the token's text.
-        raise TokenError(reason)
+        raise refusal
+
+    def _check(self, token: str, *, has_waited: bool) -> Claims:
+        octets = encode_token(token, self._max_token_bytes)
+        now = self._clock()
+        cache = self._cache
+        if cache is None:
+            verified = self._examiner.examine(octets, now, has_waited=has_waited)
+        else:
+            digest = sha256(octets).digest()
+            recalled = self._recall(cache, digest, now)
+            if recalled is None:
+                verified = self._examiner.examine(octets, now, has_waited=has_waited)
+                cache.keep(digest, verified)
+            else:
+                verified = recalled
+        # Every good token passes here, remembered or not: whatever may change in the meantime
+        # and is not the key or the time is to be asked at this place.
+        return verified.claims
+
+    def _recall(self, cache: TokenCache, digest: bytes, now: float) -> Verified | None:
+        """What is known of this token, if its time has come and not gone and its key is still in
+        the set. Asked again at each use: clocks are set back, and keys are withdrawn."""
+        found = cache.find(digest)
+        if found is not None:
+            keys = found.source.ready()
+            if (
+                keys is not None
+                and found.valid_from <= now < found.valid_until
+                and keys.find(found.key.kid) is found.key
+            ):
+                self._hits += 1
+                return found
+            cache.forget(digest)
+        self._misses += 1
+        return None
+
+    @staticmethod
+    def _flight(source: KeySource) -> Flight | None:
+        return source.flight() if source.ready() is None else None
+
+    def _require_keys(self) -> None:
+        for source in self._sources:
+            source.available()
 
 
 def decode_unverified(token: str) -> tuple[JsonObject, JsonObject]:
@@ -124,23 +261,9 @@ def decode_unverified(token: str) -> tuple[JsonObject, JsonObject]:
     Bounded and strict as verification is; raises TokenError when the token cannot be read.
     """
     try:
-        segments = split_token(token, _MAX_TOKEN_BYTES)
+        segments = split_token(encode_token(token, MAX_TOKEN_BYTES))
         decode_base64url(segments.signature)
         return decode_segment(segments.header), decode_segment(segments.payload)
     except (TokenError, StrictnessError) as error:
         reason = error.reason
     raise TokenError(reason)
-
-
-def _kid_reader(media_types: frozenset[str]) -> Callable[[bytes], str | None]:
-    """Reads and checks a header. All tokens of one key share one header text, so a few are
-    remembered: the outcome depends on the text alone, and a refusal is not remembered."""
-
-    @lru_cache(maxsize=_REMEMBERED_HEADERS)
-    def kid_of(segment: bytes) -> str | None:
-        header = decode_segment(segment)
-        check_header(header)
-        check_typ(header, media_types)
-        return read_kid(header)
-
-    return kid_of
