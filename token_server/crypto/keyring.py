@@ -5,9 +5,11 @@ the JWKS holds is core/key_lifecycle's answer for the instant passed in (RFC 751
 Must not log, must not do I/O, and must not show more of a key than its public half.
 """
 
+import bisect
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
@@ -35,6 +37,14 @@ class Signer(Protocol):
     def sign(self, content: bytes) -> bytes: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    """What signs, and what is published, for a stretch of time."""
+
+    signer: Signer | None
+    jwks: bytes
+
+
 class Keyring:
     """All signing keys of this installation, ready to use. `opening.open_keyring` builds it."""
 
@@ -47,7 +57,9 @@ class Keyring:
         self.keys: tuple[SigningKey, ...] = tuple(sorted(keys, key=publication_order))
         self._signers = {key.kid: signer for key, signer in keys.items() if signer is not None}
         self._covered = {key.kid: key.exp_high_water or 0 for key in keys}
-        self._jwks: dict[tuple[SigningKey, ...], bytes] = {}
+        instants = {key.activate_at for key in keys} | {key.retire_at for key in keys}
+        self._edges = sorted(instant for instant in instants if instant is not None)
+        self._phases: dict[int, _Phase] = {}
         self._headers: dict[tuple[str, str], bytes] = {}
 
     @classmethod
@@ -62,8 +74,7 @@ class Keyring:
 
     def signer(self, now: int) -> Signer:
         """What signs at `now`. UnavailableError("no_signing_key") when no key may."""
-        key = signing_key(self.keys, now)
-        signer = None if key is None else self._signers.get(key.kid)
+        signer = self._phase(now).signer
         if signer is None:
             raise UnavailableError("no_signing_key", retry_after_s=5)
         return signer
@@ -89,18 +100,26 @@ class Keyring:
     def jwks(self, now: int) -> bytes:
         """The JWK Set to serve at `now`; the very same bytes object while the set is the same.
         Order: by activation, keys without a date last."""
-        published = published_keys(self.keys, now)
-        body = self._jwks.get(published)
-        if body is None:
-            keys = [rsa_keys.public_jwk(key.kid, key.n, key.e) for key in published]
-            body = json.dumps({"keys": keys}, separators=(",", ":")).encode("ascii")
-            self._jwks = {published: body}  # a clock only goes forward: the last set is enough
-        return body
+        return self._phase(now).jwks
 
     def states(self, now: int) -> Mapping[KeyState, int]:
         """How many keys are in each state at `now`; every state is there."""
         counts = Counter(key_states(self.keys, now).values())
         return MappingProxyType({state: counts[state] for state in KeyState})
+
+    def _phase(self, now: int) -> "_Phase":
+        """What holds at `now`. Nothing changes between two instants that stand in the records, so
+        it is found out once for each stretch between them."""
+        index = bisect.bisect_right(self._edges, now)
+        phase = self._phases.get(index)
+        if phase is None:
+            key = signing_key(self.keys, now)
+            signer = None if key is None else self._signers.get(key.kid)
+            published = published_keys(self.keys, now)
+            jwks = [rsa_keys.public_jwk(key.kid, key.n, key.e) for key in published]
+            body = json.dumps({"keys": jwks}, separators=(",", ":")).encode("ascii")
+            phase = self._phases[index] = _Phase(signer, body)
+        return phase
 
     def __repr__(self) -> str:
         return f"Keyring({self.keyring_id!r}, generation={self.generation}, keys={len(self.keys)})"
