@@ -10,6 +10,12 @@ from datetime import UTC, datetime
 import click
 
 from token_server.cli.context import CliContext, emit, json_option
+from token_server.cli.key_rotation import (
+    compromise_command,
+    promote_command,
+    rollback_command,
+    rotate_command,
+)
 from token_server.runtime import SystemClock, SystemEntropy
 from token_server.services.keys import KeyRow, KeysReport, init_keys, show_keys
 
@@ -58,6 +64,10 @@ def list_command(cli: CliContext, *, as_json: bool) -> None:
     entropy = SystemEntropy().token_bytes
     report = asyncio.run(show_keys(cli.settings(), now=SystemClock().now(), entropy=entropy))
     _print(report, None, as_json=as_json)
+
+
+for _command in (rotate_command, promote_command, rollback_command, compromise_command):
+    keys.add_command(_command)
 
 
 def _print(report: KeysReport, opening: str | None, *, as_json: bool) -> None:

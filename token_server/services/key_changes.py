@@ -34,7 +34,7 @@ async def change_keys(
 
 def _note(runtime: Runtime, step: Step, actor: str, generation: int, forced: str) -> None:
     if step.kind in _UNAUDITED:
-        _log.info(f"key_{step.kind}", kid=step.kid, at=step.at, generation=generation)
+        _log.info(f"key_{step.kind}", kid=step.kid, effective_at=step.at, generation=generation)
         return
     details: dict[str, str | int] = {"generation": generation, "why": step.why}
     if step.at is not None:

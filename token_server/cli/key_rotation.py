@@ -1,0 +1,121 @@
+"""`token-server keys rotate | promote | rollback | compromise`: what changes which key signs.
+
+They print what was done, which rules stood in the way and from when the same would be allowed.
+Exit code 0 when done and when there is nothing to do (`changed` in the JSON tells which), 4 when
+a rule refuses, 3 when there is no such key, 5 when the keys are busy.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import click
+
+from token_server.cli.context import CliContext, emit, json_option, run
+from token_server.runtime import Runtime
+from token_server.services.key_rotation import (
+    Asked,
+    ChangeReport,
+    compromise_key,
+    promote_key,
+    roll_back_keys,
+    rotate_keys,
+)
+
+REFUSED = 4
+
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Say what would be done; change nothing."
+)
+force_option = click.option(
+    "--force", is_flag=True, help="Do it although a rule forbids it; the audit trail says so."
+)
+
+
+@click.command("rotate")
+@click.option("--now", is_flag=True, help="Emergency: the next key signs at once.")
+@click.option("--if-due", is_flag=True, help="Only when the signing key has reached its age.")
+@dry_run_option
+@json_option
+@click.pass_obj
+def rotate_command(
+    cli: CliContext, *, now: bool, if_due: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Begin a rotation: the next key gets its date, one KEY_LEAD from now.
+
+    A running server rotates by itself every KEY_ROTATE_EVERY; this is for doing it before. Safe to
+    repeat and from cron: while a rotation is under way there is nothing to do. Nobody is logged
+    out and no verifier fails.
+
+    With --now the next key signs at once. Verifiers that cannot know it yet refuse its tokens:
+    the command says which, and for how long (try it with --dry-run).
+
+    \b
+    Examples:
+      token-server keys rotate
+      token-server keys rotate --now --dry-run
+    """
+    if now and if_due:
+        raise click.UsageError("--now and --if-due exclude each other.")
+    asked = Asked(dry_run=dry_run)
+    _carry_out(cli, lambda runtime: rotate_keys(runtime, asked, now=now, if_due=if_due), as_json)
+
+
+@click.command("promote")
+@force_option
+@dry_run_option
+@json_option
+@click.pass_obj
+def promote_command(cli: CliContext, *, force: bool, dry_run: bool, as_json: bool) -> None:
+    """Let the next key sign now, before its date.
+
+    Refused (exit code 4) until it was served for KEY_LEAD, with the instant from which it will be
+    allowed: before, verifiers with older copies of the keys would refuse its tokens.
+    """
+    asked = Asked(force=force, dry_run=dry_run)
+    _carry_out(cli, lambda runtime: promote_key(runtime, asked), as_json)
+
+
+@click.command("rollback")
+@force_option
+@dry_run_option
+@json_option
+@click.pass_obj
+def rollback_command(cli: CliContext, *, force: bool, dry_run: bool, as_json: bool) -> None:
+    """Take the last rotation back.
+
+    While it is under way: the next key loses its date. After the switch: the key before signs
+    again, as long as its private half exists (KEY_LEAD, at most 24 h). Every verifier knows it.
+    """
+    asked = Asked(force=force, dry_run=dry_run)
+    _carry_out(cli, lambda runtime: roll_back_keys(runtime, asked), as_json)
+
+
+@click.command("compromise")
+@click.argument("kid")
+@dry_run_option
+@json_option
+@click.pass_obj
+def compromise_command(cli: CliContext, *, kid: str, dry_run: bool, as_json: bool) -> None:
+    """Drop the key KID at once: others may have it.
+
+    It leaves the published keys and never signs again; if it signed, the next key signs from now
+    on. Running servers follow within a second. Nobody is logged out. Exit code 3 when no key is
+    called KID.
+    """
+    _carry_out(cli, lambda runtime: compromise_key(runtime, kid, dry_run=dry_run), as_json)
+
+
+def _carry_out(
+    cli: CliContext, action: Callable[[Runtime], Awaitable[ChangeReport]], as_json: bool
+) -> None:
+    report = run(cli, action, with_keys=True)
+    emit(report, lambda: _text(report), as_json=as_json)
+    if report.refused:
+        for rule in report.refused:
+            click.echo(f"Refused by {rule.invariant}: {rule.why}", err=True)
+        raise SystemExit(REFUSED)
+
+
+def _text(report: ChangeReport) -> str:
+    if report.reason is not None:
+        return f"Nothing to do: {report.reason}."
+    return "\n".join(f"{step.kind}  {step.kid}  {step.at}  {step.why}" for step in report.steps)
