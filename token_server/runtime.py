@@ -152,11 +152,13 @@ async def open_runtime(
     clock: Clock | None = None,
     entropy: Entropy | None = None,
     with_keys: bool = True,
+    stated: frozenset[str] = frozenset(),
 ) -> AsyncIterator[Runtime]:
     """Open the database (migrated), the keys (made on first start) and what works on them;
     close everything at the end, pending writes first.
 
-    `with_keys=False` is for commands that need only the database. Raises OperatorError for what
+    `with_keys=False` is for commands that need only the database; `stated` names the fields of
+    KeyPolicy that a command was given itself (crypto/live_keys.py). Raises OperatorError for what
     the operator can mend and UnavailableError when the database does not answer.
     """
     clock = clock or SystemClock(settings.clock_skew_s)
@@ -180,7 +182,9 @@ async def open_runtime(
             opened = OpenedKeys(
                 throw_away, Keyring.empty(), _no_key_store, is_new=False, warnings=()
             )
-        surroundings = Surroundings(settings, clock.now, clock.monotonic, entropy.token_bytes)
+        surroundings = Surroundings(
+            settings, clock.now, clock.monotonic, entropy.token_bytes, stated
+        )
         metrics = Metrics()
         hasher = PasswordHasher(
             Argon2Cost(

@@ -29,9 +29,18 @@ from token_server.core.key_rotation import cover
 from token_server.core.key_store import KeyStore
 from token_server.crypto.keyring import Keyring
 from token_server.crypto.keystore import problems_error
-from token_server.crypto.opening import OpenedKeys, key_policy, key_problems, make_key, unlock
-from token_server.crypto.private_files import EntropySource, FileProblemError
-from token_server.crypto.secrets import MasterKeys, load_master_keys
+from token_server.crypto.opening import (
+    OpenedKeys,
+    key_policy,
+    key_problems,
+    make_key,
+    read_master_keys,
+    unlock,
+)
+from token_server.crypto.private_files import EntropySource
+from token_server.crypto.rewrapping import rewrapped
+from token_server.crypto.rsa_keys import KeyUnusableError
+from token_server.crypto.secrets import MasterKeys, UnknownMasterKeyError, version_of
 from token_server.errors import OperatorError, UnavailableError
 from token_server.logs import get_logger
 from token_server.records import SigningKey, StoredKey, StoredKeyring
@@ -53,6 +62,7 @@ class Surroundings:
     now: Callable[[], int]
     monotonic: Callable[[], float]
     entropy: EntropySource
+    stated: frozenset[str] = frozenset()  # fields of KeyPolicy that a command was given itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +112,11 @@ class LiveKeys:
         return self._master_keys
 
     @property
+    def store(self) -> KeyStore:
+        """Where they rest, read under the master keys as they are now."""
+        return self._store_for(self._master_keys)
+
+    @property
     def problem(self) -> str | None:
         """Why the store could not be read or written the last time; None while all is well."""
         return self._problem
@@ -118,10 +133,12 @@ class LiveKeys:
 
     @property
     def policy(self) -> KeyPolicy:
-        """What is planned by: that of the processes that serve these keys, else our own."""
-        if self._around.settings.mode == "tool" and self._serving is not None:
-            return self._serving.policy
-        return self._own_policy
+        """What is planned by. A command plans with that of the processes that serve these keys,
+        but for what was stated to it."""
+        if self._around.settings.mode != "tool" or self._serving is None:
+            return self._own_policy
+        stated = {name: getattr(self._own_policy, name) for name in self._around.stated}
+        return replace(self._serving.policy, **stated)
 
     def situation(self) -> Situation:
         """What decisions would look at, from memory."""
@@ -155,7 +172,7 @@ class LiveKeys:
     async def look(self) -> None:
         """See whether the store has changed, and read it if so. Cheap when it has not."""
         try:
-            mark = await self._store.peek()
+            mark = await self.store.peek()
         except (OperatorError, UnavailableError):
             return  # the next refresh says why
         if mark != self._mark:
@@ -187,7 +204,7 @@ class LiveKeys:
     async def record_serving(self) -> None:
         """Leave word that this process serves the keyring, and by which policy."""
         serving = Serving(self._around.now(), self._own_policy)
-        await self._store.record_serving(serving)
+        await self.store.record_serving(serving)
         self._serving = serving
 
     async def propose(self, decide: Decide) -> Proposal:
@@ -198,13 +215,22 @@ class LiveKeys:
         broken = violations(situation, decision) if isinstance(decision, Change) else ()
         return Proposal(situation, decision, broken)
 
-    async def change(self, decide: Decide, *, force: bool = False) -> Outcome:
+    async def change(
+        self,
+        decide: Decide,
+        *,
+        force: bool = False,
+        ready: tuple[StoredKey, ...] = (),
+        master_version: int | None = None,
+    ) -> Outcome:
         """Decide on what is stored now, and make it so. Decides anew when another was faster.
 
-        Refused when the change would break a rule, unless forced. OperatorError when the store
-        cannot be read or refuses to be written: then nothing has changed.
+        `ready` are the new keys that `decide` asks for, if they exist already (an import);
+        `master_version` moves everything under that version of the master key. Refused when the
+        change would break a rule, unless forced. OperatorError when the store cannot be read or
+        refuses to be written: then nothing has changed.
         """
-        made: list[StoredKey] = []
+        made = list(ready)
         async with self._lock:
             for _ in range(_ATTEMPTS):
                 stored = await self._load()
@@ -215,25 +241,26 @@ class LiveKeys:
                 broken = violations(situation, decision)
                 if broken and not force:
                     return Refused(broken)
-                made = await self._make(decision.new_keys, made, situation.now)
+                master_keys = self._master_keys.using(
+                    master_version or version_of(stored.master_key_check)
+                )
+                made = await self._make(decision.new_keys, made, master_keys)
                 keyring = _apply(stored, decision, made)
-                if await self._store.replace(keyring, stored.generation):
-                    await self._adopt(keyring)
+                if master_version is not None:
+                    keyring = await asyncio.to_thread(_moved, keyring, master_keys)
+                if await self.store.replace(keyring, stored.generation):
+                    await self._adopt(keyring, master_keys)
                     return Changed(keyring.generation, _named(decision.steps, made), broken)
         raise OperatorError("the keys were changed by others all the time: try again", exit_code=5)
 
-    @property
-    def _store(self) -> KeyStore:
-        return self._store_for(self._master_keys)
-
     async def _load(self) -> StoredKeyring:
-        stored = await self._store.load()
+        stored = await self.store.load()
         if stored is None or stored.keyring_id != self._keyring.keyring_id:
             raise OperatorError("the signing keys are gone, or others have taken their place")
         return stored
 
     async def _situation_of(self, stored: StoredKeyring) -> Situation:
-        self._serving = await self._store.last_serving()
+        self._serving = await self.store.last_serving()
         return Situation(
             keys=tuple(entry.key for entry in stored.keys),
             usable=frozenset(
@@ -245,12 +272,12 @@ class LiveKeys:
         )
 
     async def _make(
-        self, wanted: tuple[NewKey, ...], made: list[StoredKey], now: int
+        self, wanted: tuple[NewKey, ...], made: list[StoredKey], master_keys: MasterKeys
     ) -> list[StoredKey]:
-        """One key for each wanted one; what a lost attempt made is used again."""
+        """One key for each wanted one; what is ready or a lost attempt made is used."""
         if [entry.key.activate_at for entry in made] == [new.activate_at for new in wanted]:
             return made
-        settings, master_keys = self._around.settings, self._master_keys
+        settings, now = self._around.settings, self._around.now()
         return [
             await asyncio.to_thread(make_key, master_keys, settings, new, now) for new in wanted
         ]
@@ -260,7 +287,7 @@ class LiveKeys:
         problems = await asyncio.to_thread(key_problems, settings)
         if problems:
             raise problems_error(problems)
-        master_keys = await asyncio.to_thread(_read_master_keys, settings)
+        master_keys = await asyncio.to_thread(read_master_keys, settings)
         store = self._store_for(master_keys)
         mark = await store.peek()
         stored = await store.load()
@@ -270,18 +297,19 @@ class LiveKeys:
             raise OperatorError("another keyring has taken the place of this one")
         if stored.generation < self._keyring.generation:
             raise OperatorError("the signing keys are older than those in memory")
-        self._master_keys = master_keys
+        # Which version is in use is the keyring's to say: all instances move at the same change.
+        master_keys = master_keys.using(version_of(stored.master_key_check))
         if stored.generation != self._keyring.generation:
-            await self._adopt(stored)
+            await self._adopt(stored, master_keys)
+        self._master_keys = master_keys
         self._mark = mark
         self._confirmed_at = self._around.monotonic()
 
-    async def _adopt(self, stored: StoredKeyring) -> None:
-        before = self._keyring
-        store = self._store
+    async def _adopt(self, stored: StoredKeyring, master_keys: MasterKeys) -> None:
         self._keyring = await asyncio.to_thread(
-            unlock, stored, self._master_keys, store, before.signers
+            unlock, stored, master_keys, self.store, self._keyring.signers
         )
+        self._master_keys = master_keys
         self._confirmed_at = self._around.monotonic()
 
     async def _refresh_or_refuse(self) -> None:
@@ -309,14 +337,11 @@ class LiveKeys:
             _log.warning("signing_keys_unreadable", problem=problem)
 
 
-def _read_master_keys(settings: Settings) -> MasterKeys:
+def _moved(keyring: StoredKeyring, master_keys: MasterKeys) -> StoredKeyring:
     try:
-        found = load_master_keys(settings.master_key_file, settings.keys_dir)
-    except FileProblemError as err:
-        raise OperatorError(str(err)) from None
-    if found is None:
-        raise OperatorError(f"{settings.master_key_file} is gone")
-    return found
+        return rewrapped(keyring, master_keys)
+    except KeyUnusableError as err:
+        raise OperatorError(f"a private key cannot be read: {err}") from None
 
 
 def _apply(stored: StoredKeyring, change: Change, made: list[StoredKey]) -> StoredKeyring:
