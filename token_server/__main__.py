@@ -32,7 +32,9 @@ def main() -> None:
         )
         raise SystemExit(1)
     from token_server.cli.main import cli
+    from token_server.cli.process_memory import forbid_core_files
 
+    forbid_core_files()  # every command may have keys in memory
     cli(prog_name="token-server")
 
 

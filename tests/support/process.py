@@ -119,8 +119,10 @@ def start_server(
     name: str = "server",
     cpus: Sequence[int] = (),
     overrides: Mapping[str, str] | None = None,
+    wrapper: Sequence[str] = (),
 ) -> ServerProcess:
-    """Start a server and wait until it answers; `cpus` pins it and its threads to these cores."""
+    """Start a server and wait until it answers; `cpus` pins it and its threads to these cores,
+    `wrapper` is the beginning of a command that runs another one and becomes it."""
     log_path = installation.directory / f"{name}.log"
     environ = installation.environ(mode)
     environ |= {PREFIX + key: value for key, value in (overrides or {}).items()}
@@ -128,7 +130,7 @@ def start_server(
     offset = log_path.stat().st_size if log_path.exists() else 0
     with log_path.open("ab") as log:
         process = subprocess.Popen(
-            [*pinning, *_command(), mode],
+            [*pinning, *wrapper, *_command(), mode],
             cwd=installation.directory,
             env=environ,
             stdin=subprocess.DEVNULL,

@@ -18,6 +18,7 @@ import msgspec
 from token_server.app import create_app
 from token_server.cli.context import CliContext, setting_options
 from token_server.cli.dev_banner import DevServer, banner, summary
+from token_server.cli.process_memory import close_memory
 from token_server.config import Settings
 from token_server.config_loading import list_problems
 from token_server.config_values import follow_bind, is_loopback, origin_of, split_address
@@ -81,6 +82,7 @@ def serve(cli: CliContext) -> None:
     `token-server config check --mode serve`. SIGTERM and SIGINT drain within DRAIN_TIMEOUT and
     end with status 0; a second signal does not wait.
     """
+    close_memory()
     inherited = inherited_sockets(os.environ)
     if inherited is not None:
         settings = cli.settings("serve")
