@@ -29,12 +29,16 @@ from token_server.crypto.private_files import PRIVATE, PROTECTED, EntropySource,
 from token_server.crypto.rsa_keys import KeyUnusableError, check_form
 from token_server.crypto.secrets import MASTER_KEY_NAME, MasterKeys
 from token_server.errors import OperatorError
+from token_server.logs import get_logger
 from token_server.records import StoredKey, StoredKeyring
 
 MANIFEST_NAME = "keyring.json"
 SERVING_NAME = "serving.json"
 _PEM_NAME = re.compile(r"[A-Za-z0-9_-]{43}\.pem")
 _READ_ATTEMPTS = 3
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_log = get_logger(__name__)
 
 
 class DirectoryKeyStore:
@@ -76,15 +80,18 @@ class DirectoryKeyStore:
         try:
             content = private_files.read_file(self._directory / SERVING_NAME, PROTECTED)
             return msgspec.json.decode(content, type=Serving)
-        except (FileNotFoundError, FileProblemError, msgspec.DecodeError, UnicodeDecodeError):
+        except (FileNotFoundError, FileProblemError, *_MALFORMED):
             return None
 
     def _record_serving(self, serving: Serving) -> None:
         path = self._directory / SERVING_NAME
-        try:
-            private_files.write_file(path, msgspec.json.encode(serving) + b"\n", self._entropy)
-        except OSError as err:
-            raise OperatorError(f"{path} cannot be written: {err.strerror}") from None
+        # Under the lock: a change removes the temporaries that it finds, this one too.
+        with private_files.locked(self._directory):
+            try:
+                private_files.remove_temporaries(self._directory)
+                private_files.write_file(path, msgspec.json.encode(serving) + b"\n", self._entropy)
+            except OSError as err:
+                raise OperatorError(f"{path} cannot be written: {err.strerror}") from None
 
     def _load(self) -> StoredKeyring | None:
         # No lock, so that a read-only mount can be read. A private half that is gone means that
@@ -117,7 +124,10 @@ class DirectoryKeyStore:
     def _replace(self, keyring: StoredKeyring, expected_generation: int) -> bool:
         if keyring.generation != expected_generation + 1:
             raise ValueError("a keyring's generation rises by one with each change")
-        private_files.make_directory(self._directory)
+        if expected_generation == 0:
+            private_files.make_directory(self._directory)
+        elif problems := private_files.directory_problems(self._directory, is_in_use=True):
+            raise problems_error(problems)  # opened to others since the start: not ours to hide
         with private_files.locked(self._directory):
             current = self._read_manifest()
             if (current.generation if current else 0) != expected_generation:
@@ -145,9 +155,17 @@ class DirectoryKeyStore:
             if stored.private_pem is not None and not is_held:
                 path = pem_path(self._directory, stored)
                 private_files.write_file(path, stored.private_pem, self._entropy)
-        self._write_manifest(keyring)
-        with contextlib.suppress(OSError):  # the change stands; the next one tidies up
+        try:
+            self._write_manifest(keyring)
+        except private_files.UnsyncedError as err:
+            # Made, for every process that looks. What the manifest before names stays where it
+            # is, should that one come back after a loss of power.
+            _log.warning("key_directory_not_synced", problem=err.strerror)
+            return
+        try:
             self._remove_leftovers(keyring)
+        except OSError as err:  # the change stands; the next one tidies up
+            _log.warning("key_leftovers_not_removed", problem=err.strerror)
 
     def _write_manifest(self, keyring: StoredKeyring) -> None:
         content = encode_manifest(keyring, self._master_keys)
@@ -231,9 +249,9 @@ def directory_problems(keys_dir: Path) -> list[str]:
 
 def _examine(keys_dir: Path) -> tuple[list[str], bool]:
     """The problems, and whether one of them is a private half that is not there."""
-    manifest_path = keys_dir / MANIFEST_NAME
-    if keys_dir.exists() and not keys_dir.is_dir():
+    if not private_files.is_real_directory(keys_dir):
         return private_files.directory_problems(keys_dir, is_in_use=False), False
+    manifest_path = keys_dir / MANIFEST_NAME
     problems: list[str] = []
     manifest: StoredKeyring | None = None
     try:
@@ -256,16 +274,17 @@ def _examine(keys_dir: Path) -> tuple[list[str], bool]:
     if manifest is not None:
         _, damaged, is_missing = _read_private_halves(keys_dir, manifest)
         return problems + damaged, is_missing
-    if not problems and _has_lost_manifest(keys_dir):
-        problems.append(lost_manifest(keys_dir))
-    return problems, False
+    return problems or _lost_manifest_problems(keys_dir), False
 
 
-def _has_lost_manifest(keys_dir: Path) -> bool:
-    if not keys_dir.is_dir() or not stray_private_halves(keys_dir, None):
-        return False
-    # Looked at again, and last: a first start elsewhere writes a manifest before its keys.
-    return not (keys_dir / MANIFEST_NAME).exists()
+def _lost_manifest_problems(keys_dir: Path) -> list[str]:
+    try:
+        if not stray_private_halves(keys_dir, None):
+            return []
+        # Looked at again, and last: a first start elsewhere writes a manifest before its keys.
+        return [] if (keys_dir / MANIFEST_NAME).exists() else [lost_manifest(keys_dir)]
+    except OSError as err:
+        return [f"{keys_dir} cannot be listed: {err.strerror}"]
 
 
 def problems_error(problems: list[str]) -> OperatorError:

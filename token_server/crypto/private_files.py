@@ -50,6 +50,11 @@ class FileProblemError(Exception):
     """One file that cannot be used; the text names it and says how to mend it."""
 
 
+class UnsyncedError(OSError):
+    """The file is in its place for everyone, but the disk did not confirm its name: after a loss
+    of power the one before may be back."""
+
+
 def read_file(path: Path, rule: FileRule) -> bytes:
     """The whole file, after checking the very file that was opened. FileProblemError when it
     breaks `rule` or cannot be read; FileNotFoundError when there is none."""
@@ -94,6 +99,14 @@ def _status_problem(path: Path, status: os.stat_result, rule: FileRule) -> str |
             return f"{path} has mode {mode:04o}: chmod {rule.fix_mode} {quoted}"
         return f"{path} has mode {mode:04o}, anyone may write it: chmod o-w {quoted}"
     return None
+
+
+def is_real_directory(directory: Path) -> bool:
+    """Whether it is there, can be examined, and is no link."""
+    try:
+        return stat.S_ISDIR(directory.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def directory_problems(directory: Path, *, is_in_use: bool) -> list[str]:
@@ -156,25 +169,36 @@ def locked(directory: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     OperatorError (exit code 5) when another process holds it for longer than `wait_s`.
     """
     path = directory / LOCK_NAME
+    deadline = time.monotonic() + wait_s
+    while True:
+        descriptor = _open_lock(path)
+        try:
+            if _take_lock(descriptor, path, deadline, wait_s):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600)
     except OSError as err:
         raise OperatorError(f"{path} cannot be opened for locking: {err.strerror}") from None
-    try:
-        problem = _status_problem(path, os.fstat(descriptor), PRIVATE)
-        if problem is not None:
-            raise OperatorError(problem)
-        _take_lock(descriptor, path, wait_s)
-        yield
-    finally:
+    problem = _status_problem(path, os.fstat(descriptor), PRIVATE)
+    if problem is not None:
         os.close(descriptor)
+        raise OperatorError(problem)
+    return descriptor
 
 
-def _take_lock(descriptor: int, path: Path, wait_s: float) -> None:
-    deadline = time.monotonic() + wait_s
+def _take_lock(descriptor: int, path: Path, deadline: float, wait_s: float) -> bool:
+    """False when the lock was taken on a file that is not the lock any more: somebody restored
+    the directory or removed the file, and others lock the new one."""
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _is_same_file(descriptor, path)
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise OperatorError(
@@ -185,15 +209,21 @@ def _take_lock(descriptor: int, path: Path, wait_s: float) -> None:
             time.sleep(0.02)
         except OSError as err:
             raise OperatorError(f"{path} cannot be locked: {err.strerror}") from None
-        else:
-            return
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(descriptor), there)
 
 
 def write_file(path: Path, content: bytes, entropy: EntropySource) -> None:
     """Put `content` at `path` (0600) whole or not at all, and durably. Hold the lock.
 
-    OSError when the disk refuses; then `path` is what it was, or already whole (only the last
-    fsync failed).
+    OSError when the disk refuses; then `path` is what it was, but for UnsyncedError: then the new
+    file is there, as long as the power stays.
     """
     temporary = path.with_name(f".{path.name}.{entropy(8).hex()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, 0o600)
@@ -208,7 +238,10 @@ def write_file(path: Path, content: bytes, entropy: EntropySource) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    sync_directory(path.parent)
+    try:
+        sync_directory(path.parent)
+    except OSError as err:
+        raise UnsyncedError(err.errno, err.strerror) from None
 
 
 def sync_directory(directory: Path) -> None:
