@@ -7,6 +7,7 @@ TOKEN_VERIFY_ISSUER=http://127.0.0.1:8080 TOKEN_VERIFY_AUDIENCE=https://orders.e
 from typing import Any
 
 from litestar import Litestar, Request, get, post
+from litestar.params import FromPath
 
 from token_server.verify import Claims, TokenError, Verifier
 from token_server.verify.adapters.litestar import Protect
@@ -30,7 +31,7 @@ async def greet(request: Request[Any, Claims | None, Any]) -> dict[str, str]:
 
 
 @get("/orders/{owner:str}", guards=[protect()])
-async def read_order(owner: str, request: Request[Any, Claims, Any]) -> dict[str, str]:
+async def read_order(owner: FromPath[str], request: Request[Any, Claims, Any]) -> dict[str, str]:
     request.auth.require_that(lambda claims: claims.subject == owner)  # else 403
     return {"owner": owner}
 

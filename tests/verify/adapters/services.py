@@ -80,7 +80,7 @@ def running_service(name: str, issuer: str, directory: Path) -> Iterator[Service
     }
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, *COMMANDS[name]],
+            [sys.executable, "-W", "error", *COMMANDS[name]],
             cwd=EXAMPLES / name,
             env=environ,
             stdin=subprocess.DEVNULL,
