@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Generator, Iterable
 import httpx
 
 from token_server.client import TokenSource, TokenSourceError
+from token_server.client.endpoint import is_loopback
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # A parameter of a challenge, with whatever is quoted taken whole (RFC 9110 11.2).
@@ -102,8 +103,7 @@ def _checked_origin(url: str) -> tuple[str, str, int | None]:
     except httpx.InvalidURL:
         raise ValueError("an origin is no URL") from None
     scheme, host, _ = origin
-    is_loopback = host in {"localhost", "::1"} or host.startswith("127.")
-    if not host or (scheme != "https" and not (scheme == "http" and is_loopback)):
+    if not host or (scheme != "https" and not (scheme == "http" and is_loopback(host))):
         raise ValueError("an origin is neither https nor http on this machine")
     return origin
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.token_endpoint import ScriptedEndpoint, scripted_endpoint
 from token_server.client import TokenSource
+from token_server.verify.testing import RunningTokenServer, running_token_server
 
 SECRET = "s3cr3t:with%signs+and spaces"
 
@@ -59,3 +60,10 @@ def land(source: TokenSource) -> None:
     flight = source._flight
     if flight is not None:
         flight.result(30)
+
+
+@pytest.fixture(scope="session")
+def token_server() -> Iterator[RunningTokenServer]:
+    """The real server, in a process of its own."""
+    with running_token_server() as running:
+        yield running

@@ -113,11 +113,14 @@ class TestIssuer:
     def _documents(self) -> Documents:
         """By path, made anew for each request: keys are rotated."""
         host = metadata_url(self.issuer).split("/.well-known/")[0]
-        base_path = self.issuer.rstrip("/").removeprefix(host)
+        path = self.issuer.rstrip("/").removeprefix(host)
         return {
-            f"/.well-known/oauth-authorization-server{base_path}": self.metadata,
-            f"{base_path}/.well-known/openid-configuration": self.metadata,
-            base_path + _JWKS_PATH: self.jwks,
+            f"/.well-known/oauth-authorization-server{path}": self.metadata,
+            "/.well-known/oauth-authorization-server": self.metadata,  # mounted at `path`
+            f"{path}/.well-known/openid-configuration": self.metadata,
+            "/.well-known/openid-configuration": self.metadata,
+            path + _JWKS_PATH: self.jwks,
+            _JWKS_PATH: self.jwks,
         }
 
     # --- tokens -----------------------------------------------------------------------------------

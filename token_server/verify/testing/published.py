@@ -59,8 +59,8 @@ def asgi_app(documents: Documents) -> AsgiApp:
                     return
         if scope["type"] != "http":
             return
-        # Mounted, `path` has the mount point in front (ASGI 2.4): it is not ours.
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        # Mounted, `path` has the mount point in front (ASGI 2.4), or a slash behind (Litestar).
+        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
         status, headers, body = answer(documents, scope["method"], path)
         raw = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})

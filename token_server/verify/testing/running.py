@@ -73,18 +73,32 @@ class RunningTokenServer:
         audiences: Sequence[str] = (),
         public: bool = False,
     ) -> RegisteredClient:
-        """Register a client; it works at once. The first audience is its default one."""
+        """Register a client; it works at once. Its tokens are for the first of `audiences` unless
+        they ask for another, or for the server itself when there is none."""
         options = [f"--grant={grant}" for grant in grants]
         options += [f"--scope={scope}" for scope in scopes]
         options += [f"--audience={audience}" for audience in audiences]
-        options += [f"--default-audience={audience}" for audience in audiences[:1]]
-        made = self.run("client", "add", client_id, *options, *(["--public"] if public else []))
+        options += ["--public"] if public else []
+        made = self.run("client", "add", client_id, *options)
         return RegisteredClient(client_id, made.get("client_secret"))
 
     def add_user(self, email: str, password: str, *, name: str = "Test User") -> str:
         """Register a person; gives the user's id, the `sub` of their tokens."""
         shown = self.run("user", "add", email, "--name", name, "--password-stdin", stdin=password)
         return str(shown["id"])
+
+    def log_in(
+        self, email: str | None = None, password: str | None = None, *, resource: str | None = None
+    ) -> dict[str, Any]:
+        """The token response (RFC 6749 5.1) for a person who logs in at the public client, by
+        default the demo user; `resource` asks for another audience (RFC 8707)."""
+        options = ["--client-id", self.public_client_id, "--public", "--grant", "password"]
+        options += ["--username", email or self.user_email]
+        options += ["--resource", resource] if resource is not None else []
+        given: dict[str, Any] = self.run(
+            "token", "get", *options, stdin=password or self.user_password
+        )
+        return given
 
     def run(self, *arguments: str, stdin: str = "") -> Any:
         """What `token-server ARGUMENTS --json` prints, on the database of this server. Takes about
@@ -157,7 +171,9 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", output: Path) -> dict[
             break
         time.sleep(0.02)
     printed = output.with_name("server.log").read_bytes()
-    raise ServerNotStartedError(f"token-server did not start: {printed.decode(errors='replace')}")
+    raise ServerNotStartedError(
+        f"token-server did not start: {printed.decode(errors='replace').strip()}"
+    )
 
 
 def _running(
