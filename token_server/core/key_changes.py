@@ -32,21 +32,11 @@ class Situation:
 
     @property
     def waiting(self) -> tuple[SigningKey, ...]:
-        """The usable next keys: dated ones first, then the oldest."""
+        """The usable next keys: dated ones first, then those that were served longest."""
         found = [
             key for key in self.keys if key.kid in self.usable and self.state(key) is KeyState.NEXT
         ]
-        return tuple(
-            sorted(
-                found,
-                key=lambda key: (
-                    key.activate_at is None,
-                    key.activate_at or 0,
-                    key.created_at,
-                    key.kid,
-                ),
-            )
-        )
+        return tuple(sorted(found, key=_waiting_order))
 
     @property
     def dated(self) -> SigningKey | None:
@@ -66,13 +56,20 @@ class Situation:
             return self.now
         return self.serving.served_at
 
+    def served_from(self, key: SigningKey) -> int | None:
+        """Since when verifiers could fetch `key`, less the time in which no server ran, as long
+        as that matters: a key that was served for a whole lead once is known. None while nobody
+        has served it."""
+        published_at = key.published_at
+        if published_at is None or published_at + self.policy.lead_s <= self.served_until:
+            return published_at
+        return min(published_at + self.now - self.served_until, self.now)
+
     def may_sign_from(self, key: SigningKey) -> int | None:
-        """The first instant that I2 allows, if a server goes on serving; None while nobody has
-        served it."""
-        if key.published_at is None:
-            return None
-        not_served_s = self.now - self.served_until
-        return key.published_at + self.policy.lead_s + not_served_s
+        """The first instant that I2 allows, if a server goes on serving: at most one lead from
+        now. None while nobody has served it."""
+        served_from = self.served_from(key)
+        return None if served_from is None else served_from + self.policy.lead_s
 
 
 class StepKind(enum.StrEnum):
@@ -146,6 +143,12 @@ class Refused:
 
 
 Decision = Change | Unchanged | Refused
+
+
+def _waiting_order(key: SigningKey) -> tuple[bool, int, bool, int, int, str]:
+    dated = (key.activate_at is None, key.activate_at or 0)
+    served = (key.published_at is None, key.published_at or 0)
+    return (*dated, *served, key.created_at, key.kid)
 
 
 def replace_key(keys: Sequence[SigningKey], changed: SigningKey) -> tuple[SigningKey, ...]:

@@ -5,6 +5,7 @@ later, and its private half is erased. Compromises are never refused: the time t
 to learn a new key is reported, not waited for (NIST SP 800-57 part 1, 8.3.5).
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from token_server.core.key_changes import (
@@ -18,7 +19,7 @@ from token_server.core.key_changes import (
     Unchanged,
     Violation,
 )
-from token_server.core.key_rotation import activated_now
+from token_server.core.key_rotation import make_way, take_over
 from token_server.records import KeyState, SigningKey
 
 _DROPPED = "out of the JWKS, never signs again, private half erased"
@@ -32,49 +33,59 @@ def compromise_key(situation: Situation, kid: str) -> Decision:
         return Refused((Violation("", why),), can_be_forced=False)
     if situation.state(bad) is KeyState.COMPROMISED:
         return Unchanged(f"{kid} was marked as compromised before")
-    was_signing = situation.signing is not None and situation.signing.kid == kid
-    changed = {kid: replace(bad, compromised_at=situation.now)}
+    keys = _marked(situation, {kid})
     steps = [Step(StepKind.COMPROMISED, kid, situation.now, _DROPPED)]
     waiting = [key for key in situation.waiting if key.kid != kid]
     new_keys: list[NewKey] = []
-    if was_signing:
+    if _would_sign(situation, bad):
         if waiting:
             successor = waiting.pop(0)
-            changed[successor.kid] = activated_now(situation, successor)
+            keys = take_over(situation, keys, successor, _since(situation))
             steps.append(Step(StepKind.ACTIVATED, successor.kid, situation.now, f"replaces {kid}"))
         else:
-            new_keys.append(NewKey(activate_at=situation.now))
+            at, keys = make_way(situation, keys, "", _since(situation))
+            new_keys.append(NewKey(activate_at=at))
             steps.append(Step(StepKind.MADE, None, situation.now, f"replaces {kid}, signs at once"))
+    elif situation.dated == bad:
+        why = "the rotation under way ended with it: rotate again"
+        steps.append(Step(StepKind.CANCELLED, kid, None, why))
     if not waiting:
         new_keys.append(NewKey())
         steps.append(Step(StepKind.MADE, None, None, "there is always a next key (I1)"))
-    return Change(
-        keys=tuple(changed.get(key.kid, key) for key in situation.keys),
-        steps=tuple(steps),
-        new_keys=tuple(new_keys),
-        erased=frozenset({kid}),
-    )
+    return Change(keys=keys, steps=tuple(steps), new_keys=tuple(new_keys), erased=frozenset({kid}))
 
 
 def compromise_all(situation: Situation) -> Decision:
     """Drop every key, the next one too: whoever read the host has them all. A key that was never
-    published signs at once."""
-    bad = [key for key in situation.keys if not _is_over(situation, key)]
+    published signs at once. Retired keys are named as well: caches may still hold them."""
+    bad = [key for key in situation.keys if situation.state(key) is not KeyState.COMPROMISED]
     return Change(
-        keys=tuple(
-            replace(key, compromised_at=situation.now) if key in bad else key
-            for key in situation.keys
-        ),
+        keys=_marked(situation, {key.kid for key in bad}),
         steps=(
             *(Step(StepKind.COMPROMISED, key.kid, situation.now, _DROPPED) for key in bad),
             Step(StepKind.MADE, None, situation.now, "signs at once"),
             Step(StepKind.MADE, None, None, "there is always a next key (I1)"),
         ),
-        new_keys=(NewKey(activate_at=situation.now), NewKey()),
+        new_keys=(NewKey(activate_at=_since(situation)), NewKey()),
         erased=frozenset(key.kid for key in situation.keys),
     )
 
 
-def _is_over(situation: Situation, key: SigningKey) -> bool:
-    # A retired key is in no JWKS any more; but caches may still hold it, so it is named as well.
-    return situation.state(key) is KeyState.COMPROMISED
+def _marked(situation: Situation, kids: Iterable[str]) -> tuple[SigningKey, ...]:
+    return tuple(
+        replace(key, compromised_at=situation.now) if key.kid in kids else key
+        for key in situation.keys
+    )
+
+
+def _would_sign(situation: Situation, bad: SigningKey) -> bool:
+    """Whether somebody must take over: it signs, or will on a clock that is not behind."""
+    signing = situation.signing
+    if signing is None:
+        return bad.activate_at is not None
+    return signing.kid == bad.kid
+
+
+def _since(situation: Situation) -> int:
+    # Also where clocks run behind the one here the successor signs at once: else nothing would.
+    return situation.now - situation.policy.clock_skew_s

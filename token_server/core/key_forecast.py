@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from token_server.core.key_changes import Change, Decision, NewKey, Situation, Step, StepKind
 from token_server.core.key_lifecycle import superseded_at
-from token_server.core.key_upkeep import resume, rotation_due_at, upkeep
+from token_server.core.key_rotation import rotation_due_at
+from token_server.core.key_upkeep import resume, upkeep
 from token_server.records import KeyState, SigningKey
 
 _MOST_INSTANTS = 200
@@ -79,12 +80,15 @@ class _Play:
     switches: int = 0
 
 
-def foresee(situation: Situation) -> Forecast:
-    """Play until the second switch from now: by then every kind of event has come once."""
+def foresee(situation: Situation, first: Decision | None = None) -> Forecast:
+    """Play until the second switch from now: by then every kind of event has come once. `first`
+    is a change that is only thought of: what would come after it."""
     play = _Play(situation, replace(situation, serving=None))
-    _decide(play, resume(situation))
     for key in situation.keys:
         play.phases[key.kid] = _past(situation, key)
+    if first is not None:
+        _decide(play, first)
+    _decide(play, resume(replace(play.situation, serving=situation.serving)))
     _do_what_is_due(play)
     for _ in range(_MOST_INSTANTS):
         instant = _next_instant(play.situation)

@@ -7,14 +7,20 @@ whatever makes and loads keys. A violation says why, and when the same change wi
 """
 
 from token_server.core.key_changes import Change, Situation, Violation
-from token_server.core.key_lifecycle import key_state, signing_key, superseded_at
+from token_server.core.key_lifecycle import (
+    PUBLISHED_STATES,
+    key_state,
+    signing_key,
+    superseded_at,
+)
 from token_server.records import KeyState, SigningKey
 
 
 def violations(situation: Situation, change: Change) -> tuple[Violation, ...]:
-    """Every rule that `change` would break; empty for a good one."""
+    """Every rule that `change` would break; empty for a good one. What is broken before it is no
+    fault of a change: or nothing could be mended."""
     found: list[Violation] = []
-    if not _has_next(situation, change):
+    if not _has_next(situation, change) and situation.waiting:
         found.append(Violation("I1", "no next key would wait: even an emergency needs one"))
     for key in change.keys:
         found += _early_activation(situation, key)
@@ -24,6 +30,7 @@ def violations(situation: Situation, change: Change) -> tuple[Violation, ...]:
             found.append(
                 Violation("I2", "a key that was never published would sign: no verifier knows it")
             )
+    found += _lost_records(situation, change)
     found += _nobody_signs(situation, change)
     found += _early_erasure(situation, change)
     return tuple(found)
@@ -73,11 +80,19 @@ def _too_soon(situation: Situation, key: SigningKey, activate_at: int) -> list[V
 
 
 def _early_retirement(situation: Situation, key: SigningKey) -> list[Violation]:
-    """I4, for a retirement whose date is new."""
+    """I4, for a retirement or a high-water mark that is new."""
     before = situation.find(key.kid)
-    if key.retire_at is None or key.exp_high_water is None or key.compromised_at is not None:
+    if key.compromised_at is not None:
         return []
-    if before is not None and before.retire_at == key.retire_at:
+    mark_before = None if before is None else before.exp_high_water
+    if mark_before is not None and (key.exp_high_water or 0) < mark_before:
+        return [Violation("I4", f"tokens signed by {key.kid} may live beyond its lowered mark")]
+    if key.retire_at is None or key.exp_high_water is None:
+        return []
+    if before is not None and (before.retire_at, mark_before) == (
+        key.retire_at,
+        key.exp_high_water,
+    ):
         return []
     policy = situation.policy
     allowed_at = key.exp_high_water + policy.clock_skew_s + policy.jwks_max_age_s
@@ -86,21 +101,32 @@ def _early_retirement(situation: Situation, key: SigningKey) -> list[Violation]:
     return [Violation("I4", f"tokens signed by {key.kid} would still live", allowed_at)]
 
 
+def _lost_records(situation: Situation, change: Change) -> list[Violation]:
+    kept = {key.kid: key for key in change.keys}
+    found: list[Violation] = []
+    for before in situation.keys:
+        after = kept.get(before.kid)
+        if after is None and situation.state(before) in PUBLISHED_STATES:
+            found.append(Violation("I4", f"{before.kid} would vanish from the JWKS"))
+        if before.compromised_at is not None and after and after.compromised_at is None:
+            found.append(Violation("I5", f"{before.kid} is compromised and stays so"))
+    return found
+
+
 def _nobody_signs(situation: Situation, change: Change) -> list[Violation]:
     now = situation.now
-    signs_at_once = any(
-        new.activate_at is not None and new.activate_at <= now for new in change.new_keys
-    )
-    signing = signing_key(change.keys, now)
-    if signs_at_once:
+    if any(new.activate_at is not None and new.activate_at <= now for new in change.new_keys):
         return []
-    if signing is None:
-        if situation.signing is None:
-            return []  # as before: the clock stands before the first activation
+    before, after = situation.signing, signing_key(change.keys, now)
+    if before is None or before.kid not in situation.usable:
+        return []  # nothing signs now: on a clock before the first activation, say
+    if after is None:
         return [Violation("I5", "no key would sign")]
-    is_usable = signing.kid in situation.usable and signing.kid not in change.erased
-    if not is_usable:
-        return [Violation("I5", f"{signing.kid} would sign, but has no private half")]
+    if after.kid not in situation.usable or after.kid in change.erased:
+        return [Violation("I5", f"{after.kid} would sign, but has no private half")]
+    is_leaving_before = before.kid == after.kid and before.retire_at is not None
+    if after.retire_at is not None and not is_leaving_before:
+        return [Violation("I5", f"{after.kid} would leave the JWKS while it signs")]
     return []
 
 

@@ -47,14 +47,17 @@ def is_activated(key: SigningKey, now: int) -> bool:
 
 
 def superseded_at(key: SigningKey, keys: Sequence[SigningKey], now: int) -> int | None:
-    """When another key took over from `key`; None while `key` waits or signs."""
+    """When another key took over from `key`; None while `key` waits or signs. A compromised key
+    counts for nothing: what came after it may be activated a little before it."""
     if not is_activated(key, now):
         return None
     order = _activation_order(key)
     later = [
         other.activate_at or 0
         for other in keys
-        if is_activated(other, now) and _activation_order(other) > order
+        if is_activated(other, now)
+        and not _is_compromised(other)
+        and _activation_order(other) > order
     ]
     return min(later, default=None)
 

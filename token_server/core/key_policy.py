@@ -11,6 +11,9 @@ MAX_ROLLBACK_WINDOW_S = 86400
 MAX_HEARTBEAT_S = 60
 # Records of retired keys are kept so long: people ask which key signed an old token.
 KEEP_RETIRED_S = 30 * 86400
+# No token lives longer, whatever a client or a setting says: what is assumed of tokens that were
+# signed before high-water marks were kept.
+LONGEST_TOKEN_S = 86400
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ Each function proposes one change for a situation, or says why there is none. Wh
 breaks a rule is core/key_invariants.py's judgement. Must not see a private half.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from token_server.core.key_changes import (
@@ -18,36 +19,41 @@ from token_server.core.key_changes import (
     Violation,
     replace_key,
 )
-from token_server.core.key_lifecycle import superseded_at
+from token_server.core.key_lifecycle import is_activated, signing_key, superseded_at
+from token_server.core.key_policy import LONGEST_TOKEN_S
 from token_server.records import KeyState, SigningKey
 
 
 def start_rotation(situation: Situation) -> Decision:
-    """Give the oldest next key its date, one lead from now, and make the one after it: by then
-    both are known to every verifier. Nothing while a rotation is under way."""
+    """Give the oldest next key its date, one lead from now, and see to it that another one is
+    known to every verifier by then. Nothing while a rotation is under way."""
     dated = situation.dated
     if dated is not None:
         return Unchanged(f"a rotation is under way: {dated.kid} has its date")
     return schedule(situation, situation.now + situation.policy.lead_s, "a rotation was asked for")
 
 
+def rotation_due_at(situation: Situation) -> int | None:
+    """When the key that signs has reached its age; None when nothing signs."""
+    signing = situation.signing
+    if signing is None or signing.activate_at is None:
+        return None
+    return signing.activate_at + situation.policy.rotate_every_s
+
+
 def schedule(situation: Situation, activate_at: int, why: str) -> Decision:
-    """Date the oldest next key `activate_at`, or later if I2 asks for it, and make another."""
+    """Date the oldest next key `activate_at`, or later if I2 asks for it."""
     waiting = situation.waiting
     if not waiting:
         return add_next(situation, "there was none to rotate to; rotate again once it is served")
     key = waiting[0]
     activate_at = max(activate_at, situation.may_sign_from(key) or 0)
-    dated = replace(
-        key, activate_at=activate_at, exp_high_water=_first_high_water(situation, activate_at)
-    )
+    steps = [Step(StepKind.SCHEDULED, key.kid, activate_at, why)]
+    new_keys = _next_after(situation, steps)
     return Change(
-        keys=replace_key(situation.keys, dated),
-        steps=(
-            Step(StepKind.SCHEDULED, key.kid, activate_at, why),
-            Step(StepKind.MADE, None, None, "there is always a next key (I1)"),
-        ),
-        new_keys=(NewKey(),),
+        keys=replace_key(situation.keys, activated(situation, key, activate_at)),
+        steps=tuple(steps),
+        new_keys=new_keys,
     )
 
 
@@ -58,58 +64,96 @@ def activate_next(situation: Situation, why: str) -> Decision:
         return add_next(situation, "there was none to rotate to; try again once it is served")
     key = waiting[0]
     steps = [Step(StepKind.ACTIVATED, key.kid, situation.now, why)]
-    new_keys: tuple[NewKey, ...] = ()
-    if len(waiting) == 1:
-        steps.append(Step(StepKind.MADE, None, None, "there is always a next key (I1)"))
-        new_keys = (NewKey(),)
+    new_keys = _next_after(situation, steps)
     return Change(
-        keys=replace_key(situation.keys, activated_now(situation, key)),
+        keys=take_over(situation, situation.keys, key, situation.now),
         steps=tuple(steps),
         new_keys=new_keys,
     )
 
 
-def activated_now(situation: Situation, key: SigningKey) -> SigningKey:
-    """`key` as one that signs from now on, published or not."""
-    return replace(
-        key,
-        activate_at=situation.now,
-        published_at=situation.now if key.published_at is None else key.published_at,
+def take_over(
+    situation: Situation, keys: Sequence[SigningKey], key: SigningKey, since: int
+) -> tuple[SigningKey, ...]:
+    """`keys`, of which `key` signs from `since` on: now, or a little before for clocks that run
+    behind, but always after whatever else has signed."""
+    at, others = make_way(situation, keys, key.kid, since)
+    # Time in which no server ran is taken out now: a start that does so later would take a key
+    # that was forced for one whose date came too early.
+    served_from = situation.served_from(key)
+    signing = replace(
+        activated(situation, key, at),
+        published_at=situation.now if served_from is None else served_from,
         retire_at=None,
-        exp_high_water=_first_high_water(situation, situation.now),
     )
+    return tuple(signing if other.kid == key.kid else other for other in others)
+
+
+def make_way(
+    situation: Situation, keys: Sequence[SigningKey], kid: str, since: int
+) -> tuple[int, tuple[SigningKey, ...]]:
+    """From when on the key `kid` signs, so that it signs now, and all records as that asks for.
+
+    The order of activations decides, and it counts in seconds: who was activated within this very
+    one is put a second back. A date to come would leave the answer to the clock.
+    """
+    now = situation.now
+    rivals = {
+        key.kid: key.activate_at or 0
+        for key in keys
+        if key.kid != kid and key.compromised_at is None and is_activated(key, now)
+    }
+    at = min(max(since, max(rivals.values(), default=since - 1) + 1), now)
+    return at, tuple(
+        replace(key, activate_at=at - 1) if rivals.get(key.kid, at - 1) >= at else key
+        for key in keys
+    )
+
+
+def activated(situation: Situation, key: SigningKey, activate_at: int) -> SigningKey:
+    """`key` with its time to sign, and the mark with it, so that its first token waits for no
+    write. A mark never goes down: tokens may live that were signed before (I4)."""
+    policy = situation.policy
+    mark = activate_at + policy.access_token_ttl_s + policy.head_room_s
+    return replace(key, activate_at=activate_at, exp_high_water=max(mark, key.exp_high_water or 0))
 
 
 def roll_back(situation: Situation) -> Decision:
     """Take a rotation back: the date of one that is under way, or the switch itself as long as
-    the key before is published and has its private half (I6)."""
+    the key before is published and has its private half (I6). Done again it switches forth."""
     dated = situation.dated
     if dated is not None:
-        undated = replace(dated, activate_at=None)
-        return Change(
-            keys=replace_key(situation.keys, undated),
-            steps=(
-                Step(StepKind.CANCELLED, dated.kid, None, "the rotation under way was taken back"),
-            ),
-        )
+        return _cancel(situation, dated)
     before = _replaced_last(situation)
     signing = situation.signing
     if before is None or signing is None:
         return Refused((_nothing_to_roll_back_to(situation),), can_be_forced=False)
-    # After the switch, also when both are commanded within one second.
-    at = max(situation.now, (signing.activate_at or 0) + 1)
-    again = replace(activated_now(situation, before), activate_at=at)
+    why = f"{signing.kid} only verifies from now on"
     return Change(
-        keys=replace_key(situation.keys, again),
-        steps=(
-            Step(
-                StepKind.ROLLED_BACK,
-                before.kid,
-                at,
-                f"{signing.kid} only verifies from now on",
-            ),
-        ),
+        keys=take_over(situation, situation.keys, before, situation.now),
+        steps=(Step(StepKind.ROLLED_BACK, before.kid, situation.now, why),),
     )
+
+
+def _cancel(situation: Situation, dated: SigningKey) -> Change:
+    why = "the rotation under way was taken back"
+    due_at = rotation_due_at(situation)
+    if due_at is not None and due_at <= situation.now + situation.policy.lead_s:
+        why += "; it is due by KEY_ROTATE_EVERY, so a server dates it again, one lead from then"
+    undated = replace(dated, activate_at=None)
+    return Change(
+        keys=stays(replace_key(situation.keys, undated), situation.now),
+        steps=(Step(StepKind.CANCELLED, dated.kid, None, why),),
+    )
+
+
+def stays(keys: tuple[SigningKey, ...], now: int) -> tuple[SigningKey, ...]:
+    """`keys`, of which the one that signs has no date to leave the JWKS: where another clock saw
+    it replaced already, it may have got one."""
+    signing = signing_key(keys, now)
+    if signing is None or signing.retire_at is None:
+        return keys
+    return replace_key(keys, replace(signing, retire_at=None))
 
 
 def cover(situation: Situation, kid: str, expires_at: int) -> Decision:
@@ -120,8 +164,14 @@ def cover(situation: Situation, kid: str, expires_at: int) -> Decision:
         return Unchanged("another key signs now")
     if key.exp_high_water is not None and key.exp_high_water >= expires_at:
         return Unchanged("it is high enough already")
-    mark = expires_at + situation.policy.head_room_s
-    raised = replace(key, exp_high_water=mark)
+    policy = situation.policy
+    mark = expires_at + policy.head_room_s
+    if key.exp_high_water is None:  # it signed before marks were kept
+        mark = max(mark, situation.now + LONGEST_TOKEN_S)
+    retire_at = key.retire_at
+    if retire_at is not None:  # on a clock that runs behind the one that saw it replaced
+        retire_at = max(retire_at, mark + policy.clock_skew_s + policy.jwks_max_age_s)
+    raised = replace(key, exp_high_water=mark, retire_at=retire_at)
     return Change(
         keys=replace_key(situation.keys, raised),
         steps=(Step(StepKind.COVERED, kid, mark, "tokens may live until then (I4)"),),
@@ -137,10 +187,13 @@ def add_next(situation: Situation, why: str) -> Change:
     )
 
 
-def _first_high_water(situation: Situation, activate_at: int) -> int:
-    # Set with the date, so that the first token of a new key waits for no write.
-    policy = situation.policy
-    return activate_at + policy.access_token_ttl_s + policy.head_room_s
+def _next_after(situation: Situation, steps: list[Step]) -> tuple[NewKey, ...]:
+    """The next key for the time after the oldest of those that wait has its date, if that one is
+    the only one; its step is added to `steps`."""
+    if len(situation.waiting) > 1:
+        return ()
+    steps.append(Step(StepKind.MADE, None, None, "there is always a next key (I1)"))
+    return (NewKey(),)
 
 
 def _replaced_last(situation: Situation) -> SigningKey | None:

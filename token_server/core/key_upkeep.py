@@ -15,20 +15,24 @@ from token_server.core.key_changes import (
     StepKind,
     Unchanged,
 )
-from token_server.core.key_lifecycle import superseded_at
-from token_server.core.key_policy import KEEP_RETIRED_S
-from token_server.core.key_rotation import add_next, schedule
+from token_server.core.key_lifecycle import signing_key, superseded_at
+from token_server.core.key_policy import KEEP_RETIRED_S, LONGEST_TOKEN_S
+from token_server.core.key_rotation import add_next, rotation_due_at, schedule, stays
 from token_server.records import KeyState, SigningKey
 
 NOTHING_DUE = Unchanged("nothing is due")
 
 
 def resume(situation: Situation) -> Decision:
-    """At the start of a server: time in which none ran does not count for keys that wait (I2)."""
-    lost_s = situation.now - situation.served_until
-    if lost_s <= 0:
-        return NOTHING_DUE
-    return _each_key(situation, lambda key: _discount(situation, key, lost_s))
+    """At the start of a server: what a key that waits has been served for is counted anew (I2).
+
+    Time in which no server ran does not count, nothing counts when no server has left word, and
+    a date that is too early for a longer KEY_LEAD is put off.
+    """
+    change = _each_key(situation, lambda key: _discount(situation, key))
+    if not isinstance(change, Change):
+        return change
+    return replace(change, keys=stays(change.keys, situation.now))
 
 
 def upkeep(situation: Situation) -> Decision:
@@ -43,22 +47,16 @@ def upkeep(situation: Situation) -> Decision:
     return advanced if advanced.steps else NOTHING_DUE
 
 
-def rotation_due_at(situation: Situation) -> int | None:
-    """When the key that signs has reached its age; None when nothing signs."""
-    signing = situation.signing
-    if signing is None or signing.activate_at is None:
-        return None
-    return signing.activate_at + situation.policy.rotate_every_s
-
-
 def retirement_of(situation: Situation, key: SigningKey, replaced_at: int) -> int:
     """When a key that was replaced at `replaced_at` may leave the JWKS: no token that it signed
-    lives, no cache needs it (I4), and nobody can roll back to it any more (I6)."""
+    lives, no cache needs it (I4), and every instance knows whether it was rolled back to (I6)."""
     policy = situation.policy
-    tokens_end_at = key.exp_high_water or replaced_at
+    tokens_end_at = key.exp_high_water
+    if tokens_end_at is None:  # signed before marks were kept
+        tokens_end_at = replaced_at + LONGEST_TOKEN_S
     return max(
         tokens_end_at + policy.clock_skew_s + policy.jwks_max_age_s,
-        replaced_at + policy.rollback_window_s,
+        replaced_at + policy.rollback_window_s + policy.settle_s,
     )
 
 
@@ -83,31 +81,48 @@ def _each_key(situation: Situation, advance: Callable[[SigningKey], _Advanced]) 
     )
 
 
-def _discount(situation: Situation, key: SigningKey, lost_s: int) -> _Advanced:
-    if key.published_at is None or key.compromised_at is not None:
+def _discount(situation: Situation, key: SigningKey) -> _Advanced:
+    served_from = situation.served_from(key)
+    if served_from is None or not _still_waits(situation, key):
         return _Advanced(key)
-    served_until, lead_s = situation.served_until, situation.policy.lead_s
-    if key.published_at + lead_s <= served_until or _signed_before(key, served_until):
+    if situation.serving is None:
+        served_from, why = situation.now, "no server has left word that it served it (I2)"
+    elif served_from != key.published_at:
+        lost_s = situation.now - situation.served_until
+        why = f"no server ran for {lost_s} s, which does not count (I2)"
+    else:
+        why = "KEY_LEAD is longer than it was (I2)"
+    activate_at = key.activate_at
+    if activate_at is not None:
+        activate_at = max(activate_at, served_from + situation.policy.lead_s)
+    if (served_from, activate_at) == (key.published_at, key.activate_at):
         return _Advanced(key)
-    published_at = min(key.published_at + lost_s, situation.now)
-    why = f"no server ran for {lost_s} s, which does not count (I2)"
-    later = replace(key, published_at=published_at)
-    earliest = published_at + lead_s
-    if key.activate_at is None or key.activate_at >= earliest:
-        return _Advanced(later, (Step(StepKind.POSTPONED, key.kid, key.activate_at, why),))
-    return _Advanced(
-        replace(later, activate_at=earliest),
-        (Step(StepKind.POSTPONED, key.kid, earliest, why),),
-    )
+    step = Step(StepKind.POSTPONED, key.kid, activate_at, why)
+    return _Advanced(replace(key, published_at=served_from, activate_at=activate_at), (step,))
 
 
-def _signed_before(key: SigningKey, instant: int) -> bool:
-    return key.activate_at is not None and key.activate_at <= instant
+def _still_waits(situation: Situation, key: SigningKey) -> bool:
+    """Whether a published key has its time to sign before it, or had it while no server ran and
+    another key can go on. One that was activated before its lead was over was forced: it stays."""
+    activate_at = key.activate_at or 0
+    is_forced = activate_at < (key.published_at or 0) + situation.policy.lead_s
+    match situation.state(key):
+        case KeyState.NEXT if key.activate_at is not None and is_forced:
+            # "Now" on a clock that is ahead; a date further off was right for a shorter KEY_LEAD.
+            return activate_at > situation.now + situation.policy.settle_s
+        case KeyState.NEXT:
+            return True
+        case KeyState.ACTIVE if activate_at > situation.served_until and not is_forced:
+            others = tuple(other for other in situation.keys if other.kid != key.kid)
+            heir = signing_key(others, situation.now)
+            return heir is not None and heir.kid in situation.usable
+        case _:
+            return False
 
 
 def _advance(situation: Situation, key: SigningKey) -> _Advanced:
     match situation.state(key):
-        case KeyState.NEXT if key.published_at is None:
+        case KeyState.NEXT if _is_served_first(situation, key):
             return _publish(situation, key)
         case KeyState.RETIRING:
             return _retire(situation, key)
@@ -118,6 +133,12 @@ def _advance(situation: Situation, key: SigningKey) -> _Advanced:
             return _forget(situation, key, ends_at)
         case _:
             return _Advanced(key)
+
+
+def _is_served_first(situation: Situation, key: SigningKey) -> bool:
+    # An instant beyond one lead from now is what a clock that was far ahead has left behind.
+    latest = situation.now + situation.policy.lead_s
+    return key.published_at is None or key.published_at > latest
 
 
 def _publish(situation: Situation, key: SigningKey) -> _Advanced:
