@@ -88,6 +88,20 @@ async def store(database_url: str) -> AsyncIterator[Store]:
     await opened.close()
 
 
+@pytest.fixture
+async def sqlite_store(sqlite_url: str) -> AsyncIterator[Store]:
+    opened = await open_store(sqlite_url, now=lambda: TEST_EPOCH)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def postgres_store(postgres_url: str) -> AsyncIterator[Store]:
+    opened = await open_store(postgres_url, now=lambda: TEST_EPOCH)
+    yield opened
+    await opened.close()
+
+
 @pytest.fixture(scope="session")
 def shared_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a `keys/` in it, made once: RSA keys are slow to make."""

@@ -17,7 +17,7 @@ from token_server.core.key_store import KeyStore
 from token_server.core.replay_ledger import ReplayLedger
 from token_server.crypto.keyring import Keyring
 from token_server.crypto.live_keys import LiveKeys, Surroundings
-from token_server.crypto.opening import OpenedKeys, open_keyring
+from token_server.crypto.opening import DatabaseKeys, OpenedKeys, open_keyring
 from token_server.crypto.passwords import Argon2Cost, HashCapacity, PasswordHasher
 from token_server.crypto.secrets import KEY_BYTES, MasterKeys
 from token_server.errors import OperatorError
@@ -30,6 +30,7 @@ from token_server.storage.batch import Batcher, RotationEntry
 from token_server.storage.client_cache import ClientCache
 from token_server.storage.engine import Store, open_store
 from token_server.storage.families import rotation_batcher
+from token_server.storage.signing_keys import sealed_store
 from token_server.storage.throttle import Decision, Step, step_batcher
 
 _log = get_logger(__name__)
@@ -141,8 +142,7 @@ class LiveEpoch:
 
     async def refresh(self) -> None:
         """UnavailableError when the database does not answer; then the last one stays."""
-        async with self._store.read() as connection:
-            self.current = int(await meta.get(connection, meta.EPOCH) or 0)
+        self.current = await _read_epoch(self._store)
 
 
 @contextlib.asynccontextmanager
@@ -167,15 +167,15 @@ async def open_runtime(
         store = await open_store(settings.database_url.reveal(), now=clock.now)
         stack.push_async_callback(store.close)
         await migrations.upgrade(store)
-        epoch, keyring_id = await _read_meta(store)
+        epoch = await _read_epoch(store)
         if with_keys:
             opened = await open_keyring(
                 settings,
                 now=clock.now(),
                 entropy=entropy.token_bytes,
-                known_keyring_id=keyring_id,
+                database=await database_keys(store),
             )
-            await _remember_keyring(store, opened, clock.now())
+            await _remember_keyring(store, opened, settings, clock.now())
         else:
             # Thrown away with the command: whatever it made under this key would be junk.
             throw_away = MasterKeys({1: entropy.token_bytes(KEY_BYTES)})
@@ -227,30 +227,39 @@ def _no_key_store(_master_keys: MasterKeys) -> KeyStore:
     raise AssertionError("opened without keys")
 
 
-async def _read_meta(store: Store) -> tuple[int, str | None]:
+async def database_keys(store: Store) -> DatabaseKeys:
+    """What a database with the current schema says of the signing keys."""
     async with store.read() as connection:
-        epoch = await meta.get(connection, meta.EPOCH)
-        return int(epoch or 0), await meta.get(connection, meta.KEYRING_ID)
+        keyring_id = await meta.get(connection, meta.KEYRING_ID)
+        place = await meta.get(connection, meta.KEY_STORE)
+    is_here = place == "database"
+    return DatabaseKeys(keyring_id, "database" if is_here else "directory", sealed_store(store))
 
 
-async def _remember_keyring(store: Store, opened: OpenedKeys, now: int) -> None:
-    """From now on this database belongs to this keyring: another one is refused at start."""
+async def _read_epoch(store: Store) -> int:
+    async with store.read() as connection:
+        return int(await meta.get(connection, meta.EPOCH) or 0)
+
+
+async def _remember_keyring(store: Store, opened: OpenedKeys, settings: Settings, now: int) -> None:
+    """From now on this database belongs to this keyring, kept at this place: another one is
+    refused at start."""
     for warning in opened.warnings:
         _log.warning("key_directory_unsafe", problem=warning)
-    keyring_id = opened.keyring.keyring_id
-    async with store.read() as connection:
-        known = await meta.get(connection, meta.KEYRING_ID)
-    if known is None:
+    keyring_id, place = opened.keyring.keyring_id, settings.key_store
+    known = await database_keys(store)
+    if known.known_keyring_id is None:
         created = AuditEvent(
             AuditEventType.KEYRING_CREATED, at=now, actor="operator", subject=keyring_id
         )
         async with store.write() as connection:
             if await meta.insert_if_absent(connection, meta.KEYRING_ID, keyring_id):
+                await meta.insert_if_absent(connection, meta.KEY_STORE, place)
                 await audit.insert_events(connection, [created])
-            known = await meta.get(connection, meta.KEYRING_ID)
-    if known != keyring_id:
-        # Two first starts at once, each with a key directory of its own.
+        known = await database_keys(store)
+    if (known.known_keyring_id, known.place) != (keyring_id, place):
+        # Two first starts at once, each with keys of its own.
         raise OperatorError(
-            f"The database belongs to keyring {known}, not to {keyring_id}: every instance needs "
-            "the same KEYS_DIR."
+            f"The database belongs to keyring {known.known_keyring_id} in the {known.place}, not "
+            f"to {keyring_id}: every instance needs the same KEY_STORE and KEYS_DIR."
         )

@@ -13,6 +13,7 @@ import pytest
 from tests.support.keyrings import (
     MASTER,
     NOW,
+    beside,
     contents,
     key_settings,
     names,
@@ -93,7 +94,7 @@ async def test_lost_keys_beside_an_old_database_are_not_made_anew(tmp_path: Path
     """New keys would silently break every verifier and session: the database knows better."""
     settings = key_settings(tmp_path / "keys")
     with pytest.raises(OperatorError, match=r"kr_old.*restore"):
-        await open_keyring(settings, now=NOW, entropy=os.urandom, known_keyring_id="kr_old")
+        await open_keyring(settings, now=NOW, entropy=os.urandom, database=beside("kr_old"))
     assert names(tmp_path) == set()
 
 
@@ -101,9 +102,9 @@ async def test_keyring_of_another_database_is_refused(keys_dir: Path) -> None:
     """The wrong KEYS_DIR is named as such; the right one is opened."""
     settings = key_settings(keys_dir)
     with pytest.raises(OperatorError, match="belongs to keyring kr_other"):
-        await open_keyring(settings, now=NOW, entropy=os.urandom, known_keyring_id="kr_other")
+        await open_keyring(settings, now=NOW, entropy=os.urandom, database=beside("kr_other"))
     known = json.loads((keys_dir / "keyring.json").read_text())["keyring"]["keyring_id"]
-    opened = await open_keyring(settings, now=NOW, entropy=os.urandom, known_keyring_id=known)
+    opened = await open_keyring(settings, now=NOW, entropy=os.urandom, database=beside(known))
     assert opened.keyring.keyring_id == known
 
 
@@ -199,12 +200,25 @@ async def test_erased_private_half_is_published_and_does_not_sign(
     assert names(keys_dir) == {".lock", "keyring.json", f"{signing.key.kid}.pem"}
 
 
-async def test_database_key_store_is_refused_until_it_exists(tmp_path: Path) -> None:
-    """A setting that this version cannot honour is refused, not ignored."""
+async def test_database_mode_never_makes_a_master_key(tmp_path: Path) -> None:
+    """Each instance would make its own: the one that they share has to be given to them."""
     settings = msgspec.structs.replace(key_settings(tmp_path / "keys"), key_store="database")
-    with pytest.raises(OperatorError, match="KEY_STORE=database is not available"):
-        await open_keyring(settings, now=NOW, entropy=os.urandom)
+    with pytest.raises(OperatorError, match=r"master\.key does not exist.*each instance is given"):
+        await open_keyring(settings, now=NOW, entropy=os.urandom, database=beside(None))
     assert names(tmp_path) == set()
+
+
+async def test_keys_that_are_kept_elsewhere_are_not_made_or_opened_here(keys_dir: Path) -> None:
+    """After a move the old copy must not come back to life beside the new one."""
+    settings = key_settings(keys_dir)
+    known = json.loads((keys_dir / "keyring.json").read_text())["keyring"]["keyring_id"]
+    with pytest.raises(OperatorError, match=r"are in the database itself.*KEY_STORE=database"):
+        await open_keyring(
+            settings, now=NOW, entropy=os.urandom, database=beside(known, "database")
+        )
+    settings = msgspec.structs.replace(settings, key_store="database")
+    with pytest.raises(OperatorError, match=r"are in a key directory.*KEY_STORE=directory"):
+        await open_keyring(settings, now=NOW, entropy=os.urandom, database=beside(known))
 
 
 _START = """

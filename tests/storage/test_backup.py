@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,6 @@ from token_server.errors import OperatorError
 from token_server.storage import families, meta, migrations
 from token_server.storage.backup import backup
 from token_server.storage.engine import Store, open_store
-
-
-@pytest.fixture
-async def sqlite_store(sqlite_url: str) -> AsyncIterator[Store]:
-    opened = await open_store(sqlite_url, now=lambda: NOW)
-    yield opened
-    await opened.close()
 
 
 async def test_backup_under_load_is_one_consistent_instant(

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
@@ -17,20 +16,6 @@ from token_server.errors import OperatorError, UnavailableError
 from token_server.storage import engine, meta
 from token_server.storage.engine import Store, open_store
 from token_server.storage.errors import StorageFailedError
-
-
-@pytest.fixture
-async def sqlite_store(sqlite_url: str) -> AsyncIterator[Store]:
-    opened = await open_store(sqlite_url, now=lambda: NOW)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def postgres_store(postgres_url: str) -> AsyncIterator[Store]:
-    opened = await open_store(postgres_url, now=lambda: NOW)
-    yield opened
-    await opened.close()
 
 
 async def value(store: Store, name: str) -> str | None:

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 from token_server.config import Settings
+from token_server.core.key_store import KeyringSeal, KeyStore
 from token_server.crypto.keyring import Keyring
 from token_server.crypto.keystore import DirectoryKeyStore
 from token_server.crypto.live_keys import LiveKeys, Surroundings
-from token_server.crypto.opening import OpenedKeys
+from token_server.crypto.opening import DatabaseKeys, OpenedKeys, Place
 from token_server.crypto.secrets import MasterKeys, load_master_keys
 from token_server.records import Secret, StoredKeyring
 from token_server.runtime import Runtime
@@ -56,6 +57,15 @@ def key_settings(keys_dir: Path, master_key_file: Path | None = None) -> Setting
         keys_dir=keys_dir,
         master_key_file=master_key_file or keys_dir / "master.key",
     )
+
+
+def beside(keyring_id: str | None, place: Place = "directory") -> DatabaseKeys:
+    """A database that remembers this keyring, and whose own key store nobody asks."""
+
+    def no_store(_seal: KeyringSeal) -> KeyStore:
+        raise AssertionError("the database's key store was asked for")
+
+    return DatabaseKeys(keyring_id, place, no_store)
 
 
 def with_keyring(runtime: Runtime, keyring: Keyring) -> Runtime:

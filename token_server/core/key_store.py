@@ -11,6 +11,19 @@ from token_server.core.key_policy import Serving
 from token_server.records import StoredKey, StoredKeyring
 
 
+class KeyringSeal(Protocol):
+    """Whoever can write the store but has no master key cannot add a key or change an instant:
+    he would have to make this."""
+
+    def make(self, keyring: StoredKeyring) -> str:
+        """The seal of the keyring as it is to be stored."""
+        ...
+
+    def problem(self, keyring: StoredKeyring, seal: str) -> str | None:
+        """Why what was read cannot be trusted, and what to do; None when it is what was sealed."""
+        ...
+
+
 class KeyStore(Protocol):
     """A keyring at rest, read and written under one set of master keys."""
 

@@ -40,7 +40,7 @@ from token_server.crypto.opening import (
 from token_server.crypto.private_files import EntropySource
 from token_server.crypto.rewrapping import rewrapped
 from token_server.crypto.rsa_keys import KeyUnusableError
-from token_server.crypto.secrets import MasterKeys, UnknownMasterKeyError, version_of
+from token_server.crypto.secrets import MasterKeys, version_of
 from token_server.errors import OperatorError, UnavailableError
 from token_server.logs import get_logger
 from token_server.records import SigningKey, StoredKey, StoredKeyring
@@ -244,7 +244,7 @@ class LiveKeys:
                 master_keys = self._master_keys.using(
                     master_version or version_of(stored.master_key_check)
                 )
-                made = await self._make(decision.new_keys, made, master_keys)
+                made = await self._make(decision.new_keys, made, master_keys, situation.now)
                 keyring = _apply(stored, decision, made)
                 if master_version is not None:
                     keyring = await asyncio.to_thread(_moved, keyring, master_keys)
@@ -272,12 +272,12 @@ class LiveKeys:
         )
 
     async def _make(
-        self, wanted: tuple[NewKey, ...], made: list[StoredKey], master_keys: MasterKeys
+        self, wanted: tuple[NewKey, ...], made: list[StoredKey], master_keys: MasterKeys, now: int
     ) -> list[StoredKey]:
         """One key for each wanted one; what is ready or a lost attempt made is used."""
         if [entry.key.activate_at for entry in made] == [new.activate_at for new in wanted]:
             return made
-        settings, now = self._around.settings, self._around.now()
+        settings = self._around.settings
         return [
             await asyncio.to_thread(make_key, master_keys, settings, new, now) for new in wanted
         ]
@@ -321,7 +321,7 @@ class LiveKeys:
     async def _cover(self, kid: str, expires_at: int) -> None:
         try:
             await self.change(lambda situation: cover(situation, kid, expires_at))
-        except OperatorError as error:
+        except (OperatorError, UnavailableError) as error:
             self._note_problem(str(error))
             raise UnavailableError("key_store_unwritable", retry_after_s=_RETRY_AFTER_S) from None
         if expires_at > self._keyring.covered_until(kid):

@@ -1,8 +1,10 @@
-"""The text of `keyring.json`: which keys there are, with their instants, under a MAC.
+"""The seal of a keyring, and the text of `keyring.json`: keys and their instants under a MAC.
 
-The MAC key derives from the master key, so that somebody who can write the file but does not have
-the master key cannot publish a key of his own. Unknown members and format numbers are refused:
-an older server must not drop what a newer one wrote. Holds public halves only; does no I/O.
+The MAC key derives from the master key, so that somebody who can write the file or the database
+but does not have the master key cannot publish a key of his own. It is made under the version
+that the keyring names, whatever else the master key file holds. Unknown members and format
+numbers are refused: an older server must not drop what a newer one wrote. Holds public halves
+only; does no I/O.
 """
 
 import binascii
@@ -14,7 +16,11 @@ import msgspec
 
 from token_server.crypto import rsa_keys
 from token_server.crypto.rsa_keys import KeyUnusableError, PublicHalf
-from token_server.crypto.secrets import MasterKeys, UnknownMasterKeyError, encode_base64url
+from token_server.crypto.secrets import (
+    MasterKeys,
+    encode_base64url,
+    version_of,
+)
 from token_server.records import SigningKey, StoredKey, StoredKeyring
 
 FORMAT: Final = 1
@@ -63,15 +69,9 @@ class _FormatOnly(msgspec.Struct, frozen=True):
 
 
 def encode_manifest(keyring: StoredKeyring, master_keys: MasterKeys) -> bytes:
-    """The file's bytes, MACed under the current master key version."""
-    body = _Body(
-        format=FORMAT,
-        keyring_id=keyring.keyring_id,
-        generation=keyring.generation,
-        master_key_check=keyring.master_key_check,
-        keys=tuple(_entry(stored) for stored in keyring.keys),
-    )
-    version = master_keys.current
+    """The file's bytes, MACed under the master key version that the keyring names."""
+    body = _body(keyring)
+    version = version_of(keyring.master_key_check)
     manifest = _Manifest(keyring=body, mac_version=version, mac=_mac(body, master_keys, version))
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
@@ -89,19 +89,54 @@ def decode_manifest(content: bytes) -> StoredKeyring:
 def check_manifest(content: bytes, master_keys: MasterKeys) -> None:
     """ManifestError unless the bytes carry the MAC of a master key that is here."""
     manifest = _parse(content)
-    if not master_keys.matches(manifest.keyring.master_key_check):
-        raise ManifestError(
-            "it belongs to another master key: point MASTER_KEY_FILE at the one it was made with"
-        )
-    try:
-        expected = _mac(manifest.keyring, master_keys, manifest.mac_version)
-    except UnknownMasterKeyError:
-        raise ManifestError(
-            f"it was written under master key version {manifest.mac_version}, which is missing: "
-            "put that line back into the master key file"
-        ) from None
-    if not hmac.compare_digest(expected.encode(), manifest.mac.encode()):
-        raise ManifestError(f"it was changed by something else than this server: {RESTORE}")
+    problem = _seal_problem(manifest.keyring, manifest.mac_version, manifest.mac, master_keys)
+    if problem is not None:
+        raise ManifestError(problem)
+
+
+class MasterKeySeal:
+    """The same MAC for a keyring that rests in another form (core/key_store.KeyringSeal)."""
+
+    def __init__(self, master_keys: MasterKeys) -> None:
+        self._master_keys = master_keys
+
+    def make(self, keyring: StoredKeyring) -> str:
+        """`version:mac`."""
+        version = version_of(keyring.master_key_check)
+        return f"{version}:{_mac(_body(keyring), self._master_keys, version)}"
+
+    def problem(self, keyring: StoredKeyring, seal: str) -> str | None:
+        """Why `keyring` cannot be trusted, and what to do; None when it is as it was sealed."""
+        _, _, mac = seal.partition(":")
+        return _seal_problem(_body(keyring), version_of(seal), mac, self._master_keys)
+
+
+def _seal_problem(body: _Body, version: int, mac: str, master_keys: MasterKeys) -> str | None:
+    for named in (version_of(body.master_key_check), version):
+        if named != 0 and named not in master_keys.versions:
+            return (
+                f"it was written under master key version {named}, which is missing: put that "
+                "line into the master key file, or point MASTER_KEY_FILE at the one it was made "
+                "with"
+            )
+    if not master_keys.matches(body.master_key_check):
+        return "it belongs to another master key: point MASTER_KEY_FILE at the one it was made with"
+    is_sealed = version in master_keys.versions and hmac.compare_digest(
+        _mac(body, master_keys, version).encode(), mac.encode()
+    )
+    if not is_sealed:
+        return "it was changed by something else than this server: restore it from its backup"
+    return None
+
+
+def _body(keyring: StoredKeyring) -> _Body:
+    return _Body(
+        format=FORMAT,
+        keyring_id=keyring.keyring_id,
+        generation=keyring.generation,
+        master_key_check=keyring.master_key_check,
+        keys=tuple(_entry(stored) for stored in keyring.keys),
+    )
 
 
 def _parse(content: bytes) -> _Manifest:
@@ -127,7 +162,7 @@ def _entry(stored: StoredKey) -> _KeyEntry:
     key = stored.key
     return _KeyEntry(
         kid=key.kid,
-        alg=rsa_keys.ALG,
+        alg=key.alg,  # type: ignore[arg-type]  # checked when read; here it must be sealed as it is
         bits=key.bits,
         n=rsa_keys.encode_uint(key.n),
         e=rsa_keys.encode_uint(key.e),

@@ -54,7 +54,7 @@ class DatabaseKeys:
     """What the database knows of the signing keys, and the store that it offers for them."""
 
     known_keyring_id: str | None  # None: no keyring belongs to it yet
-    place: Place | None  # where that keyring is kept; None is an installation of the first release
+    place: Place  # where that keyring is kept
     store_sealed_by: Callable[[KeyringSeal], KeyStore]
 
 
@@ -88,7 +88,7 @@ async def open_keyring(
         raise problems_error(problems)
     known_keyring_id = None if database is None else database.known_keyring_id
     if database is not None and known_keyring_id is not None:
-        _require_place(settings, database.place or "directory")
+        _require_place(settings, database.place)
     create = create and known_keyring_id is None
     if settings.key_store == "directory" and not create and not _has_manifest(settings):
         raise missing_keyring(settings, known_keyring_id)

@@ -74,6 +74,14 @@ class MasterKeys:
     def versions(self) -> tuple[int, ...]:
         return tuple(self._derived)
 
+    def using(self, version: int) -> "MasterKeys":
+        """The same keys with `version` as the current one; UnknownMasterKeyError without it."""
+        if version not in self._derived:
+            raise UnknownMasterKeyError(f"master key version {version} is not here")
+        chosen = MasterKeys.__new__(MasterKeys)
+        chosen.current, chosen._derived = version, self._derived
+        return chosen
+
     def refresh_mac_key(self, version: int) -> bytes:
         """For the MAC of refresh tokens of families born under `version`. UnknownMasterKeyError
         when that version is gone (as for every derived key)."""
@@ -107,10 +115,10 @@ class MasterKeys:
 
     def matches(self, check_value: str) -> bool:
         """Whether `check_value` was made by one of the versions here."""
-        version, _, _ = check_value.partition(":")
-        if not version.isascii() or not version.isdigit() or int(version) not in self._derived:
+        version = version_of(check_value)
+        if version not in self._derived:
             return False
-        expected = self._check(int(version))
+        expected = self._check(version)
         return hmac.compare_digest(expected.encode(), check_value.encode())
 
     def _check(self, version: int) -> str:
@@ -127,6 +135,13 @@ class MasterKeys:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("master keys are not pickled or copied")
+
+
+def version_of(check_value: str) -> int:
+    """The master key version that made a check value; 0, which is none, for malformed text."""
+    version, _, _ = check_value.partition(":")
+    is_number = version.isascii() and version.isdigit() and len(version) <= 5
+    return int(version) if is_number else 0
 
 
 def _derive(key: bytes, label: bytes) -> bytes:

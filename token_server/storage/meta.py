@@ -1,4 +1,4 @@
-"""Single values of the whole installation: `epoch`, `keyring_id`, `master_key_check`, ...
+"""Single values of the whole installation: `epoch`, `keyring_id`, `key_store`, ...
 
 Values are text. Must not be used for anything that changes per request.
 """
@@ -10,6 +10,7 @@ from token_server.storage import schema
 
 EPOCH = "epoch"  # part of every refresh MAC; absent means 0
 KEYRING_ID = "keyring_id"  # the keyring that this database belongs to
+KEY_STORE = "key_store"  # where that keyring is kept; absent means in a key directory
 _LIST_SIZE = 131_072  # entries of a status list: a restore continues in a fresh one
 
 _SELECT = select(schema.meta.c.value).where(schema.meta.c.name == bindparam("name"))

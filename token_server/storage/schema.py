@@ -167,6 +167,42 @@ throttles = Table(
     Index("ix_throttles_full_at", "full_at"),  # prune_throttles
 )
 
+# With KEY_STORE=database. One row, whose generation every change of a key compares and raises.
+keyring = Table(
+    "keyring",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("keyring_id", Text, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("master_key_check", Text, nullable=False),
+    Column("seal", Text, nullable=False),  # MAC over this row and all of signing_keys
+    Column("served_at", BigInteger),  # the newest word of a process that serves these keys
+    Column("serving", Text),  # and what it plans by: a JSON object
+    CheckConstraint("id = 1", name="id"),
+    CheckConstraint("generation > 0", name="generation"),
+    CheckConstraint("(served_at IS NULL) = (serving IS NULL)", name="serving"),
+)
+
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("kid", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False, unique=True),  # the seal covers the order
+    Column("alg", Text, nullable=False),
+    Column("bits", BigInteger, nullable=False),
+    Column("n", LargeBinary, nullable=False),  # public modulus, big-endian
+    Column("e", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("published_at", BigInteger),
+    Column("activate_at", BigInteger),
+    Column("retire_at", BigInteger),
+    Column("exp_high_water", BigInteger),
+    Column("compromised_at", BigInteger),
+    Column("master_version", BigInteger),
+    Column("private_pem", Text),  # PKCS#8, encrypted under that version of the master key
+    CheckConstraint("(master_version IS NULL) = (private_pem IS NULL)", name="private_pem"),
+)
+
 
 def join_words(words: frozenset[str] | tuple[str, ...]) -> str:
     """The stored form of a list; a set is sorted. Refuses a member that could not be read back."""
