@@ -84,20 +84,26 @@ def run(
     cli: CliContext, action: "Callable[[Runtime], Awaitable[T]]", *, with_keys: bool = False
 ) -> T:
     """Open the runtime, run `action` on it, close it; errors become one line and an exit code."""
-    from token_server.crypto.opening import POLICY_SETTINGS
     from token_server.logs import configure_logging
     from token_server.runtime import open_runtime
 
     loaded = cli.load()
     settings = loaded.settings
     configure_logging(settings.log_format, settings.log_level)
-    stated = frozenset(POLICY_SETTINGS[name] for name in POLICY_SETTINGS if loaded.is_stated(name))
+    stated = stated_policy(loaded)
 
     async def act() -> T:
         async with open_runtime(settings, with_keys=with_keys, stated=stated) as runtime:
             return await action(runtime)
 
     return asyncio.run(act())
+
+
+def stated_policy(loaded: Loaded) -> frozenset[str]:
+    """The fields of KeyPolicy that were stated to this command, by flag, environment or file."""
+    from token_server.crypto.opening import POLICY_SETTINGS
+
+    return frozenset(POLICY_SETTINGS[name] for name in POLICY_SETTINGS if loaded.is_stated(name))
 
 
 def json_option(command: F) -> F:

@@ -1,4 +1,4 @@
-"""How commands read durations and write instants."""
+"""How commands read durations, and write instants and durations for people."""
 
 import re
 from datetime import UTC, datetime
@@ -34,3 +34,22 @@ def instant_text(at: int | None) -> str:
     if at is None:
         return "never"
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def duration_text(seconds: int) -> str:
+    """A duration for people, in its two largest units: "89 d 23 h", "25 s"."""
+    parts: list[str] = []
+    for unit, unit_s in sorted(UNITS_S.items(), key=lambda item: -item[1]):
+        count, seconds = divmod(seconds, unit_s)
+        if count or (parts and unit == "s"):
+            parts.append(f"{count} {unit}")
+        if len(parts) == 2:
+            break
+    return " ".join(part for part in parts if not part.startswith("0 ")) or "0 s"
+
+
+def relative_text(at: int, now: int) -> str:
+    """An instant as seen from `now`: "in 25 s", "3 min ago", "now"."""
+    if at == now:
+        return "now"
+    return f"in {duration_text(at - now)}" if at > now else f"{duration_text(now - at)} ago"

@@ -9,16 +9,19 @@ from collections.abc import Awaitable, Callable
 
 import click
 
-from token_server.cli.context import CliContext, emit, json_option, run
+from token_server.cli.context import CliContext, emit, json_option, run, stated_policy
+from token_server.cli.key_texts import change_text, refusal_text
 from token_server.runtime import Runtime
 from token_server.services.key_rotation import (
     Asked,
     ChangeReport,
+    Verb,
     compromise_key,
     promote_key,
     roll_back_keys,
     rotate_keys,
 )
+from token_server.services.keys import require_keys
 
 REFUSED = 4
 
@@ -55,7 +58,7 @@ def rotate_command(
     """
     if now and if_due:
         raise click.UsageError("--now and --if-due exclude each other.")
-    asked = Asked(dry_run=dry_run)
+    asked = _asked(cli, "rotate", dry_run=dry_run)
     _carry_out(cli, lambda runtime: rotate_keys(runtime, asked, now=now, if_due=if_due), as_json)
 
 
@@ -70,7 +73,7 @@ def promote_command(cli: CliContext, *, force: bool, dry_run: bool, as_json: boo
     Refused (exit code 4) until it was served for KEY_LEAD, with the instant from which it will be
     allowed: before, verifiers with older copies of the keys would refuse its tokens.
     """
-    asked = Asked(force=force, dry_run=dry_run)
+    asked = _asked(cli, "promote", force=force, dry_run=dry_run)
     _carry_out(cli, lambda runtime: promote_key(runtime, asked), as_json)
 
 
@@ -85,7 +88,7 @@ def rollback_command(cli: CliContext, *, force: bool, dry_run: bool, as_json: bo
     While it is under way: the next key loses its date. After the switch: the key before signs
     again, as long as its private half exists (KEY_LEAD, at most 24 h). Every verifier knows it.
     """
-    asked = Asked(force=force, dry_run=dry_run)
+    asked = _asked(cli, "rollback", force=force, dry_run=dry_run)
     _carry_out(cli, lambda runtime: roll_back_keys(runtime, asked), as_json)
 
 
@@ -99,23 +102,25 @@ def compromise_command(cli: CliContext, *, kid: str, dry_run: bool, as_json: boo
 
     It leaves the published keys and never signs again; if it signed, the next key signs from now
     on. Running servers follow within a second. Nobody is logged out. Exit code 3 when no key is
-    called KID.
+    called KID. docs/keys.md has the runbook.
     """
-    _carry_out(cli, lambda runtime: compromise_key(runtime, kid, dry_run=dry_run), as_json)
+    asked = _asked(cli, "compromise", dry_run=dry_run)
+    _carry_out(cli, lambda runtime: compromise_key(runtime, kid, asked), as_json)
+
+
+def _asked(cli: CliContext, verb: Verb, *, force: bool = False, dry_run: bool = False) -> Asked:
+    loaded = cli.load()
+    require_keys(loaded.settings)
+    return Asked(verb, force=force, dry_run=dry_run, stated=stated_policy(loaded))
 
 
 def _carry_out(
     cli: CliContext, action: Callable[[Runtime], Awaitable[ChangeReport]], as_json: bool
 ) -> None:
     report = run(cli, action, with_keys=True)
-    emit(report, lambda: _text(report), as_json=as_json)
     if report.refused:
-        for rule in report.refused:
-            click.echo(f"Refused by {rule.invariant}: {rule.why}", err=True)
+        if as_json:
+            emit(report, "", as_json=True)
+        click.echo(refusal_text(report), err=True)
         raise SystemExit(REFUSED)
-
-
-def _text(report: ChangeReport) -> str:
-    if report.reason is not None:
-        return f"Nothing to do: {report.reason}."
-    return "\n".join(f"{step.kind}  {step.kid}  {step.at}  {step.why}" for step in report.steps)
+    emit(report, lambda: change_text(report), as_json=as_json)

@@ -1,23 +1,33 @@
-"""`token-server keys`: make the first signing keys, and list them with their states.
+"""`token-server keys`: make the first signing keys, list them, and show what will happen to them.
 
-Works without a database. Prints public facts only: names, states and instants, never a number of
-a key. Exit code 3 when there are no keys to list.
+`init`, `list` and `plan` work without a database where keys are in the key directory. Prints
+public facts only: names, states and instants, never a number of a key. Exit code 3 when there are
+no keys.
 """
 
 import asyncio
+import os
+import shutil
+import sys
 from datetime import UTC, datetime
 
 import click
 
-from token_server.cli.context import CliContext, emit, json_option
+from token_server.cli.context import CliContext, emit, json_option, stated_policy
+from token_server.cli.formats import instant_text, relative_text
+from token_server.cli.key_picture import ASCII, UNICODE, Canvas, Strokes, draw
 from token_server.cli.key_rotation import (
     compromise_command,
     promote_command,
     rollback_command,
     rotate_command,
 )
+from token_server.cli.key_texts import basis_text, event_lines
 from token_server.runtime import SystemClock, SystemEntropy
+from token_server.services.key_plan import KeyPlan, Place, plan_keys
 from token_server.services.keys import KeyRow, KeysReport, init_keys, show_keys
+
+_MOST_WIDTH = 132
 
 
 @click.group()
@@ -66,6 +76,31 @@ def list_command(cli: CliContext, *, as_json: bool) -> None:
     _print(report, None, as_json=as_json)
 
 
+@keys.command("plan")
+@click.option(
+    "--picture/--no-picture",
+    default=None,
+    help="Draw the keys' lives; by default on a terminal only.",
+)
+@json_option
+@click.pass_obj
+def plan_command(cli: CliContext, *, picture: bool | None, as_json: bool) -> None:
+    """Show what will happen to the keys, when and why; changes nothing.
+
+    The dates are what servers will do by themselves, if nobody gives a command. They follow from
+    the settings of the running server, unless a setting is stated to this command.
+
+    \b
+    Examples:
+      token-server keys plan
+      token-server keys plan --json | jq '.events[0]'
+    """
+    loaded = cli.load()
+    place = Place(loaded.settings, SystemClock(), SystemEntropy(), stated_policy(loaded))
+    plan = asyncio.run(plan_keys(place))
+    emit(plan, lambda: _plan_text(plan, is_drawn=picture), as_json=as_json)
+
+
 for _command in (rotate_command, promote_command, rollback_command, compromise_command):
     keys.add_command(_command)
 
@@ -84,6 +119,49 @@ def _text(report: KeysReport, opening: str | None) -> str:
     lines.append(_line("STATE", "KID", "ALG", "SIGNS FROM", "LEAVES THE JWKS"))
     lines += [_key_line(row) for row in report.keys]
     return "\n".join(lines)
+
+
+def _plan_text(plan: KeyPlan, *, is_drawn: bool | None) -> str:
+    is_terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns
+    lines = [
+        f"Keyring {plan.keyring_id}, generation {plan.generation}, at {instant_text(plan.now)}",
+        "",
+    ]
+    if is_drawn if is_drawn is not None else is_terminal:
+        lines += [*draw(plan.lives, plan.now, _canvas(width, is_terminal=is_terminal)), ""]
+    lines.append(_line("STATE", "KID", "ALG", "SIGNS FROM", "LEAVES THE JWKS"))
+    lines += [_key_line(row) for row in plan.keys]
+    if plan.next_kid is not None:
+        lines += ["", _promotion_text(plan)]
+    lines += ["", "What happens next (~ follows from the settings, the rest is fixed):"]
+    lines += event_lines(plan.events, plan.now, width if is_terminal else None)
+    lines += ["", basis_text(plan.basis), *plan.notes]
+    return "\n".join(lines)
+
+
+def _promotion_text(plan: KeyPlan) -> str:
+    if plan.promotable_at is None:
+        return (
+            f"{plan.next_kid} has not been served yet, and cannot sign before KEY_LEAD after it is."
+        )
+    if plan.promotable_at <= plan.now:
+        return f"Every verifier can know {plan.next_kid}: `keys promote` lets it sign at once."
+    at = f"{instant_text(plan.promotable_at)} ({relative_text(plan.promotable_at, plan.now)})"
+    return f"{plan.next_kid} may sign from {at}: then every verifier can know it (I2)."
+
+
+def _canvas(width: int, *, is_terminal: bool) -> Canvas:
+    is_coloured = is_terminal and not os.environ.get("NO_COLOR")
+    return Canvas(min(width, _MOST_WIDTH), _strokes(), is_coloured)
+
+
+def _strokes() -> Strokes:
+    try:
+        f"{UNICODE.next}{UNICODE.active}{UNICODE.now_active}".encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return ASCII
+    return UNICODE
 
 
 def _key_line(row: KeyRow) -> str:

@@ -16,7 +16,7 @@ from token_server.records import KeyState, SigningKey
 
 _MOST_INSTANTS = 200
 _SWITCHES = 2  # the coming one, and the one after it
-_KNOWN = "served for KEY_LEAD: every verifier can know it, so `keys promote` is allowed (I2)"
+_KNOWN = "every verifier can know it (I2): from now on `keys promote` is allowed"
 _LEAVES = "the last token it signed has expired, and no cache needs it (I4)"
 
 
@@ -186,7 +186,8 @@ def _go_to(play: _Play, instant: int) -> None:
         is_dated = key.activate_at is not None and key.activate_at <= instant
         is_next = before.state(key) is KeyState.NEXT
         if is_next and not is_dated and before.may_sign_from(key) == instant:
-            play.events.append(Event(instant, What.KNOWN, key.kid, _KNOWN, is_firm=True))
+            is_firm = play.real.find(key.kid) is not None
+            play.events.append(Event(instant, What.KNOWN, key.kid, _KNOWN, is_firm=is_firm))
     play.situation = after = replace(
         after, keys=tuple(_covered(before, after, key) for key in after.keys)
     )

@@ -211,9 +211,9 @@ def _nothing_to_roll_back_to(situation: Situation) -> Violation:
     retiring = [key for key in situation.keys if situation.state(key) is KeyState.RETIRING]
     if not retiring:
         return Violation("I6", "no key was replaced that could sign again")
-    hours = situation.policy.rollback_window_s / 3600
+    window_s = situation.policy.rollback_window_s
     return Violation(
         "I6",
-        f"the private half of the key before is erased {hours:g} h after it was replaced; rotate "
+        f"the private half of the key before is erased {window_s} s after it was replaced; rotate "
         "forward instead: `keys promote`, or `keys compromise` if the key is bad",
     )

@@ -210,7 +210,7 @@ def _report(
         now=before.now,
         generation=runtime.keyring.generation,
         keys=list_keys(runtime.keyring, before.now),
-        events=forecast.events,
+        events=tuple(event for event in forecast.events if event.at > before.now),
         basis=basis_of(before, asked.stated),
     )
 

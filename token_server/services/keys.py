@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from token_server.config import Settings
 from token_server.core.key_lifecycle import key_states
 from token_server.crypto.keyring import Keyring
+from token_server.crypto.keystore import MANIFEST_NAME
 from token_server.crypto.opening import OpenedKeys, open_keyring
 from token_server.crypto.private_files import EntropySource
+from token_server.errors import OperatorError
 from token_server.records import KeyState
 
 
@@ -53,6 +55,17 @@ async def show_keys(settings: Settings, *, now: int, entropy: EntropySource) -> 
     """The existing keyring; makes nothing. OperatorError with exit code 3 when there is none."""
     opened = await open_keyring(settings, now=now, entropy=entropy, create=False)
     return _report(settings, opened, now)
+
+
+def require_keys(settings: Settings) -> None:
+    """OperatorError with exit code 3 when there is no key directory to work on: a command that
+    changes keys must not make the first ones, and a database, in a wrong working directory."""
+    if settings.key_store == "directory" and not (settings.keys_dir / MANIFEST_NAME).exists():
+        raise OperatorError(
+            f"there are no signing keys in {settings.keys_dir}: name the directory (--keys-dir, "
+            "TOKEN_SERVER_KEYS_DIR), or make keys with `token-server keys init`",
+            exit_code=3,
+        )
 
 
 def list_keys(keyring: Keyring, now: int) -> tuple[KeyRow, ...]:
