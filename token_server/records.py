@@ -72,6 +72,9 @@ class Client:
     created_at: int
     updated_at: int
     secrets: tuple[ClientSecret, ...] = ()
+    serves_audiences: tuple[str, ...] = ()  # what it is as a resource server: it may introspect
+    exchange_audiences: tuple[str, ...] = ()  # for which it may act (RFC 8693)
+    is_revocable: bool = False  # its machine tokens have a position in a status list
 
 
 @dataclass(frozen=True, slots=True)

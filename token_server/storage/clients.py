@@ -34,6 +34,9 @@ _COLUMNS = (
     _C.shadow_limit,
     _C.created_at,
     _C.updated_at,
+    _C.serves_audiences,
+    _C.exchange_audiences,
+    _C.is_revocable,
 )
 _SECRET_COLUMNS = (
     _S.secret_id,
@@ -60,10 +63,12 @@ _SECRETS_OF = (
 _INSERT = text(
     "INSERT INTO clients (client_id, name, is_public, is_enabled, grant_types, scopes, audiences,"
     " default_audience, access_token_ttl_s, access_token_typ, refresh_idle_ttl_s,"
-    " refresh_absolute_ttl_s, refresh_replay_window_s, shadow_limit, created_at, updated_at)"
+    " refresh_absolute_ttl_s, refresh_replay_window_s, shadow_limit, created_at, updated_at,"
+    " serves_audiences, exchange_audiences, is_revocable)"
     " VALUES (:client_id, :name, :is_public, :is_enabled, :grant_types, :scopes, :audiences,"
     " :default_audience, :access_token_ttl_s, :access_token_typ, :refresh_idle_ttl_s,"
-    " :refresh_absolute_ttl_s, :refresh_replay_window_s, :shadow_limit, :created_at, :updated_at)"
+    " :refresh_absolute_ttl_s, :refresh_replay_window_s, :shadow_limit, :created_at, :updated_at,"
+    " :serves_audiences, :exchange_audiences, :is_revocable)"
     " ON CONFLICT (client_id) DO NOTHING"
 )
 _SET_ENABLED = (
@@ -136,6 +141,9 @@ async def insert_client(conn: AsyncConnection, client: Client) -> None:
             "shadow_limit": client.shadow_limit,
             "created_at": client.created_at,
             "updated_at": client.updated_at,
+            "serves_audiences": join_words(client.serves_audiences),
+            "exchange_audiences": join_words(client.exchange_audiences),
+            "is_revocable": client.is_revocable,
         },
     )
     if done.rowcount == 0:
@@ -227,6 +235,8 @@ def _client_of(row: Row[*tuple[Any, ...]], secrets: Iterable[ClientSecret]) -> C
             "scopes": split_words(values["scopes"]),
             "audiences": split_words(values["audiences"]),
             "default_audience": split_words(values["default_audience"]),
+            "serves_audiences": split_words(values["serves_audiences"]),
+            "exchange_audiences": split_words(values["exchange_audiences"]),
             "secrets": tuple(secrets),
         }
     )

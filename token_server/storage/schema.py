@@ -19,6 +19,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -78,6 +79,9 @@ clients = Table(
     Column("shadow_limit", BigInteger),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("serves_audiences", Text, nullable=False, server_default=text("''")),
+    Column("exchange_audiences", Text, nullable=False, server_default=text("''")),
+    Column("is_revocable", Boolean, nullable=False, server_default=false()),
     CheckConstraint("access_token_ttl_s > 0", name="access_token_ttl_s"),
     CheckConstraint("refresh_idle_ttl_s > 0", name="refresh_idle_ttl_s"),
     CheckConstraint("refresh_absolute_ttl_s > 0", name="refresh_absolute_ttl_s"),
@@ -100,6 +104,7 @@ client_secrets = Table(
 )
 
 _LIVE = text("revoked_at IS NULL")
+_REVOKED = text("revoked_at IS NOT NULL")
 
 families = Table(
     "families",
@@ -138,6 +143,8 @@ families = Table(
     Index("ix_families_user_id", "user_id", postgresql_where=_LIVE, sqlite_where=_LIVE),
     Index("ix_families_client_id", "client_id", postgresql_where=_LIVE, sqlite_where=_LIVE),
     Index("ix_families_absolute_expires_at", "absolute_expires_at"),  # prune_families
+    # What was revoked since: the status lists of all instances follow it.
+    Index("ix_families_revoked_at", "revoked_at", postgresql_where=_REVOKED, sqlite_where=_REVOKED),
     sqlite_autoincrement=True,
 )
 
@@ -201,6 +208,49 @@ signing_keys = Table(
     Column("master_version", BigInteger),
     Column("private_pem", Text),  # PKCS#8, encrypted under that version of the master key
     CheckConstraint("(master_version IS NULL) = (private_pem IS NULL)", name="private_pem"),
+)
+
+
+# Positions of machine tokens in status lists, 1,024 to a block, reserved by one insert.
+status_blocks = Table(
+    "status_blocks",
+    metadata,
+    Column("block", _RowNumber, Identity(always=True), primary_key=True),  # never given twice
+    Column("reserved_at", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+revoked_positions = Table(
+    "revoked_positions",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),  # of a machine token
+    Column("revoked_at", BigInteger, nullable=False),
+    Index("ix_revoked_positions_revoked_at", "revoked_at"),
+)
+
+# Machine tokens without a position that were revoked: introspection knows them by their `jti`.
+denied_tokens = Table(
+    "denied_tokens",
+    metadata,
+    Column("jti", Text, primary_key=True),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("ix_denied_tokens_expires_at", "expires_at"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("user_id", Text, ForeignKey("users.user_id", ondelete="CASCADE"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("secret_digest", LargeBinary, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("last_used_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    CheckConstraint("length(secret_digest) = 32", name="secret_digest"),
+    Index("ix_api_keys_user_id", "user_id"),
 )
 
 

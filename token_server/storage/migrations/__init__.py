@@ -16,7 +16,7 @@ from token_server.errors import OperatorError
 from token_server.storage import meta
 from token_server.storage.engine import Store
 
-REVISIONS = ("0001", "0002", "0003")  # oldest first; a test compares them with versions/
+REVISIONS = ("0001", "0002", "0003", "0004")  # oldest first; a test compares them with versions/
 HEAD = REVISIONS[-1]
 
 UPGRADED_AT = "schema_upgraded_at"

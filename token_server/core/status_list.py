@@ -1,0 +1,112 @@
+"""Positions in status lists and the bits themselves (draft-ietf-oauth-status-list-21 §4).
+
+A session's position follows from its `seq`, a machine token's from the block it was reserved in;
+both run through a keyed permutation, so that a public list shows neither order nor volume. A set
+bit means revoked and stays. Pure: lists are kept, signed and served elsewhere.
+"""
+
+import base64
+import hashlib
+import re
+import zlib
+from dataclasses import dataclass
+from typing import Final, Literal
+
+LIST_BITS: Final = 17
+LIST_SIZE: Final = 1 << LIST_BITS  # entries of one list: 16 KiB before compression
+BLOCK_SIZE: Final = 1024  # positions of machine tokens that one write reserves
+INVALID: Final = 1  # §7.1: the status type "revoked for good"
+MEDIA_TYPE: Final = "application/statuslist+jwt"
+TYP: Final = "statuslist+jwt"
+PATH: Final = "/oauth2/status-lists"
+
+Kind = Literal["s", "m"]
+_NAME = re.compile(r"([sm])(0|[1-9][0-9]{0,11})")
+_ROUNDS = 4
+_LOW_BITS = 8
+_HIGH_BITS = LIST_BITS - _LOW_BITS
+_LOW_MASK = (1 << _LOW_BITS) - 1
+_HIGH_MASK = (1 << _HIGH_BITS) - 1
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ListName:
+    """One list: sessions (`s`) or machine tokens (`m`), and its number."""
+
+    kind: Kind
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}{self.number}"
+
+    def uri(self, issuer: str) -> str:
+        """What tokens carry, and the list's `sub`."""
+        return f"{issuer}{PATH}/{self}"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """One entry of one list."""
+
+    name: ListName
+    index: int
+
+
+def parse_name(text: str) -> ListName | None:
+    """`s12` or `m0`; None for anything else."""
+    match = _NAME.fullmatch(text)
+    if match is None:
+        return None
+    return ListName("s" if match[1] == "s" else "m", int(match[2]))
+
+
+def position_of(kind: Kind, number: int, key: bytes) -> Position:
+    """Where the session with this `seq`, or the machine token with this number, stands."""
+    name = ListName(kind, number // LIST_SIZE)
+    return Position(name, permute(number % LIST_SIZE, name, key))
+
+
+def permute(offset: int, name: ListName, key: bytes) -> int:
+    """A keyed permutation of 0..LIST_SIZE-1, another one for each list.
+
+    An unbalanced Feistel network: whatever the round function is, it is a bijection, so that no
+    two tokens ever share a bit.
+    """
+    low, high = offset & _LOW_MASK, offset >> _LOW_BITS
+    label = str(name).encode("ascii")
+    for number in range(_ROUNDS):
+        if number % 2:
+            low ^= _round(key, label, number, high) & _LOW_MASK
+        else:
+            high ^= _round(key, label, number, low) & _HIGH_MASK
+    return (high << _LOW_BITS) | low
+
+
+def _round(key: bytes, label: bytes, number: int, half: int) -> int:
+    content = b"%s:%d:%d" % (label, number, half)
+    return int.from_bytes(hashlib.blake2b(content, key=key, digest_size=4).digest(), "big")
+
+
+class BitArray:
+    """The entries of one list, one bit each; the first is the lowest bit of byte 0 (§4.1)."""
+
+    __slots__ = ("_bytes",)
+
+    def __init__(self) -> None:
+        self._bytes = bytearray(LIST_SIZE // 8)
+
+    def set(self, index: int) -> bool:
+        """Mark as revoked; False when it was already."""
+        mask = 1 << (index & 7)
+        if self._bytes[index >> 3] & mask:
+            return False
+        self._bytes[index >> 3] |= mask
+        return True
+
+    def is_set(self, index: int) -> bool:
+        return bool(self._bytes[index >> 3] & (1 << (index & 7)))
+
+    def compressed(self) -> str:
+        """`lst`: base64url of the DEFLATE data in ZLIB format (§4.1)."""
+        packed = zlib.compress(bytes(self._bytes), 9)
+        return base64.urlsafe_b64encode(packed).rstrip(b"=").decode("ascii")
