@@ -3,9 +3,12 @@
 A redirect is never followed: it would carry credentials, or trust, to another host.
 """
 
+import http.client
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import urllib.response
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.message import Message
@@ -13,7 +16,9 @@ from typing import IO
 
 from token_server.errors import OperatorError
 
-_TIMEOUT_S = 10
+_TIMEOUT_S = 10  # without a byte
+_DEADLINE_S = 30
+_PART_BYTES = 65536
 _MAX_ANSWER_BYTES = 1024 * 1024
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -22,6 +27,7 @@ _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 class HttpAnswer:
     status: int
     body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # names in lower case
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -60,21 +66,33 @@ def request(
         raise OperatorError(f"{url} is neither https nor http on this machine.", exit_code=2)
     data = None if form is None else urllib.parse.urlencode(form).encode("ascii")
     outgoing = urllib.request.Request(url, data=data, headers=dict(headers or {}))  # noqa: S310
+    deadline = time.monotonic() + _DEADLINE_S
     try:
-        with _OPENER.open(outgoing, timeout=_TIMEOUT_S) as answer:
-            return _read(url, answer.status, answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            return _read(url, error.code, error)
-    except (urllib.error.URLError, OSError, ValueError) as error:
+        with _open(outgoing) as answer:
+            return _read(url, answer, deadline)
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise OperatorError(
             f"{url} did not answer ({reason}). Is the server running?", exit_code=5
         ) from None
 
 
-def _read(url: str, status: int, body: IO[bytes]) -> HttpAnswer:
-    content = body.read(_MAX_ANSWER_BYTES + 1)
-    if len(content) > _MAX_ANSWER_BYTES:
-        raise OperatorError(f"The answer of {url} is larger than {_MAX_ANSWER_BYTES} bytes.")
-    return HttpAnswer(status, content)
+def _open(outgoing: urllib.request.Request) -> urllib.response.addinfourl:
+    """The answer, whatever its status."""
+    try:
+        answer: urllib.response.addinfourl = _OPENER.open(outgoing, timeout=_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        answer = error
+    return answer
+
+
+def _read(url: str, answer: urllib.response.addinfourl, deadline: float) -> HttpAnswer:
+    content = b""
+    while part := answer.read(_PART_BYTES):
+        content += part
+        if len(content) > _MAX_ANSWER_BYTES:
+            raise OperatorError(f"The answer of {url} is larger than {_MAX_ANSWER_BYTES} bytes.")
+        if time.monotonic() > deadline:
+            raise TimeoutError("it takes too long")
+    headers = {name.lower(): text for name, text in answer.headers.items()}
+    return HttpAnswer(answer.status or 0, content, headers)

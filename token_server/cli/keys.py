@@ -15,6 +15,7 @@ import click
 
 from token_server.cli.context import CliContext, emit, json_option, stated_policy
 from token_server.cli.formats import instant_text, relative_text
+from token_server.cli.key_doctor import doctor_command
 from token_server.cli.key_picture import ASCII, UNICODE, Canvas, Strokes, draw
 from token_server.cli.key_rotation import (
     compromise_command,
@@ -101,7 +102,13 @@ def plan_command(cli: CliContext, *, picture: bool | None, as_json: bool) -> Non
     emit(plan, lambda: _plan_text(plan, is_drawn=picture), as_json=as_json)
 
 
-for _command in (rotate_command, promote_command, rollback_command, compromise_command):
+for _command in (
+    rotate_command,
+    promote_command,
+    rollback_command,
+    compromise_command,
+    doctor_command,
+):
     keys.add_command(_command)
 
 
