@@ -2,11 +2,20 @@
 
 import base64
 import logging
+import ssl
 import traceback
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from tests.client.conftest import SECRET, StoppedClock
 from tests.support.token_endpoint import (
@@ -218,6 +227,22 @@ def test_proxy_of_the_environment_is_not_asked_for_this_machine(
         assert proxy.asked == []
 
 
+def test_certificate_is_checked(
+    make_source: MakeSource, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Self-signed is refused before anything is sent; a private authority is named by the
+    environment (SSL_CERT_FILE), as docs/calling.md says."""
+    certificate = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with scripted_endpoint(context) as secure:
+        with pytest.raises(TokenUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
+            make_source(token_endpoint=secure.token_endpoint).get_token()
+        assert secure.asked == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert make_source(token_endpoint=secure.token_endpoint).get_token() == "token-1"
+
+
 # --- discovery -----------------------------------------------------------------------------------
 
 
@@ -310,3 +335,25 @@ def metadata_of(endpoint: ScriptedEndpoint, token_endpoint: object) -> Callable[
         return granted(f"token-{len(endpoint.asked)}")
 
     return answer
+
+
+def self_signed(directory: Path) -> Path:
+    """Key and certificate for 127.0.0.1 in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
+    now = datetime.now(UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(address, critical=False)
+        # What Python 3.13 wants of an authority.
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, SHA256())
+    )
+    path = directory / "certificate.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(private + certificate.public_bytes(Encoding.PEM))
+    return path

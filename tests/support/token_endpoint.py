@@ -3,6 +3,7 @@ does, and for counting what it is asked."""
 
 import contextlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -65,7 +66,8 @@ class ScriptedEndpoint:
 
 
 @contextlib.contextmanager
-def scripted_endpoint() -> Iterator[ScriptedEndpoint]:
+def scripted_endpoint(tls: ssl.SSLContext | None = None) -> Iterator[ScriptedEndpoint]:
+    """On a free loopback port, with a thread for each connection."""
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -95,7 +97,10 @@ def scripted_endpoint() -> Iterator[ScriptedEndpoint]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    endpoint = ScriptedEndpoint(f"http://127.0.0.1:{server.server_address[1]}")
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    scheme = "http" if tls is None else "https"
+    endpoint = ScriptedEndpoint(f"{scheme}://127.0.0.1:{server.server_address[1]}")
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
