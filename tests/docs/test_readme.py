@@ -1,5 +1,6 @@
 """The README's first minute, pasted: what a newcomer types must work as it stands."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.examples import UVICORN, Service, running_program
+from tests.support.issuer import request_token
 from tests.support.process import ROOT, Installation, ServerProcess, start_server
 
 README = (ROOT / "README.md").read_text()
@@ -67,8 +70,27 @@ def test_first_token_by_our_command_line_and_library(
     commands = block("sh", "token get")
     printed = paste(demo, ["sh", "-ec"], f"{secret}\n{commands}")
     assert "The token is good." in printed
-    printed = paste(demo, [sys.executable, "-c"], block("python", "Verifier("))
+    printed = paste(demo, [sys.executable, "-c"], block("python", "verify_sync"))
     assert printed == "demo-service ('orders:read', 'orders:write')\n"
+
+
+def test_a_service_is_protected_by_ten_lines(
+    demo: tuple[Installation, ServerProcess], tmp_path: Path
+) -> None:
+    """The FastAPI service as it stands: strangers are sent away, the demo client is let in."""
+    installation, server = demo
+    service = block("python", "FastAPI")
+    lines = [line for line in service.splitlines() if line.strip()]
+    (tmp_path / "orders.py").write_text(service.replace("http://127.0.0.1:8080", server.base_url))
+    demo_json = json.loads((installation.directory / "data" / "demo.json").read_text())
+    token = request_token(server.base_url, "demo-service", demo_json["service_client_secret"])
+    log_path = tmp_path / "orders.log"
+    with running_program([sys.executable, *UVICORN], tmp_path, log_path, {}) as port:
+        orders = Service("readme", port, log_path)
+        stranger, client = orders.request("/orders"), orders.request("/orders", token)
+    assert len(lines) < 10
+    assert (stranger.status, stranger.headers["WWW-Authenticate"]) == (401, "Bearer")
+    assert (client.status, client.body) == (200, '"orders of demo-service"')
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))

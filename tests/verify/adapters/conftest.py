@@ -5,8 +5,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.verify.adapters.issuer import Issuer, running_issuer
-from tests.verify.adapters.services import Service, running_service
+from tests.support.examples import Service, running_service
+from tests.support.issuer import Issuer, running_issuer
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.verify.adapters.issuer import ADMIN, LATE, READER, STRANGE, WRITER, Caller, Issuer
-from tests.verify.adapters.services import GRPC_SERVICES, Service, running_service
+from tests.support.examples import GRPC_SERVICES, Service, running_service
+from tests.support.issuer import ADMIN, LATE, OLD_TYP, READER, STRANGE, WRITER, Caller, Issuer
 
 INVALID_TOKEN = (
     'Bearer error="invalid_token", error_description='
@@ -67,8 +67,10 @@ def test_call_without_token_gets_a_challenge_without_error(orders: Orders) -> No
     assert orders.list_orders() == (grpc.StatusCode.UNAUTHENTICATED, "Bearer")
 
 
-@pytest.mark.parametrize("caller", [LATE, STRANGE], ids=["expired", "wrong-audience"])
-def test_token_out_of_time_or_place_is_refused(
+@pytest.mark.parametrize(
+    "caller", [LATE, STRANGE, OLD_TYP], ids=["expired", "wrong-audience", "wrong-typ"]
+)
+def test_token_of_another_time_place_or_kind_is_refused(
     orders: Orders, issuer: Issuer, caller: Caller
 ) -> None:
     """One public answer for every bad token."""

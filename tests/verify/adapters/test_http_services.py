@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.verify.adapters.issuer import ADMIN, LATE, READER, STRANGE, WRITER, Caller, Issuer
-from tests.verify.adapters.services import HTTP_SERVICES, Answer, Service, running_service
+from tests.support.examples import HTTP_SERVICES, Answer, Service, running_service
+from tests.support.issuer import ADMIN, LATE, OLD_TYP, READER, STRANGE, WRITER, Caller, Issuer
 
 INVALID_TOKEN = (
     'Bearer error="invalid_token", error_description='
@@ -52,8 +52,10 @@ def test_another_scheme_is_no_token(service: Service) -> None:
     check_refusal(service.send("/orders", ["Basic cmVhZGVyOng="]), 401, "Bearer")
 
 
-@pytest.mark.parametrize("caller", [LATE, STRANGE], ids=["expired", "wrong-audience"])
-def test_token_out_of_time_or_place_is_refused(
+@pytest.mark.parametrize(
+    "caller", [LATE, STRANGE, OLD_TYP], ids=["expired", "wrong-audience", "wrong-typ"]
+)
+def test_token_of_another_time_place_or_kind_is_refused(
     service: Service, issuer: Issuer, caller: Caller
 ) -> None:
     """One public answer for every bad token (RFC 6750 3.1, RFC 9068 4)."""

@@ -1,4 +1,7 @@
-"""The example services of docs/examples, each started as its own docstring says."""
+"""The example services of docs/examples, each started as its own docstring says.
+
+And whatever else says on which port it listens: the documentation's own services.
+"""
 
 import contextlib
 import http.client
@@ -7,21 +10,22 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.issuer import AUDIENCE
 from tests.support.process import ROOT
-from tests.verify.adapters.issuer import AUDIENCE
 
 EXAMPLES = ROOT / "docs" / "examples"
 _START_TIMEOUT_S = 60.0
-_UVICORN = ("-m", "uvicorn", "orders:app", "--port", "0")
+UVICORN = ("-m", "uvicorn", "orders:app", "--port", "0")
 COMMANDS = {
-    "fastapi": _UVICORN,
-    "starlette": _UVICORN,
-    "litestar": _UVICORN,
-    "django": _UVICORN,
+    "fastapi": UVICORN,
+    "starlette": UVICORN,
+    "litestar": UVICORN,
+    "django": UVICORN,
+    "forward_auth": UVICORN,
     "flask": ("-m", "flask", "--app", "orders", "run", "--port", "0"),
     "grpc": ("orders.py", "127.0.0.1:0"),
     "grpc_aio": ("orders.py", "127.0.0.1:0"),
@@ -68,27 +72,36 @@ class Service:
 
 @contextlib.contextmanager
 def running_service(name: str, issuer: str, directory: Path) -> Iterator[Service]:
-    """Start one example against this issuer; ended at the end, whatever happens."""
+    """Start one example against this issuer, warnings being errors; its log goes to `directory`."""
+    command = [sys.executable, "-W", "error", *COMMANDS[name]]
+    environ = {"TOKEN_VERIFY_ISSUER": issuer, "TOKEN_VERIFY_AUDIENCE": AUDIENCE}
     log_path = directory / f"{name}.log"
-    environ = {
-        **os.environ,
-        "TOKEN_VERIFY_ISSUER": issuer,
-        "TOKEN_VERIFY_AUDIENCE": AUDIENCE,
-        "PYTHONPATH": str(ROOT),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
+    with running_program(command, EXAMPLES / name, log_path, environ) as port:
+        yield Service(name, port, log_path)
+
+
+@contextlib.contextmanager
+def running_program(
+    command: Sequence[str], directory: Path, log_path: Path, environ: Mapping[str, str]
+) -> Iterator[int]:
+    """The port of a service that runs in `directory`; ended at the end, whatever happens."""
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-W", "error", *COMMANDS[name]],
-            cwd=EXAMPLES / name,
-            env=environ,
+            command,
+            cwd=directory,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "PYTHONUNBUFFERED": "1",
+                **environ,
+            },
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
         )
     try:
-        yield Service(name, _wait_for_port(process, log_path), log_path)
+        yield _wait_for_port(process, log_path)
     finally:
         process.terminate()
         try:

@@ -23,6 +23,7 @@ class Caller:
     scopes: tuple[str, ...]
     audience: str = AUDIENCE
     ttl_s: int | None = None
+    typ: str | None = None
 
 
 READER = Caller("reader", ("orders:read",))
@@ -30,7 +31,8 @@ WRITER = Caller("writer", ("orders:write",))
 ADMIN = Caller("admin", ("orders:admin",))
 STRANGE = Caller("strange", ("orders:read",), audience="https://stock.example")
 LATE = Caller("late", ("orders:read",), ttl_s=1)
-CALLERS = (READER, WRITER, ADMIN, STRANGE, LATE)
+OLD_TYP = Caller("old-typ", ("orders:read",), typ="JWT")
+CALLERS = (READER, WRITER, ADMIN, STRANGE, LATE, OLD_TYP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,9 @@ def running_issuer(directory: Path) -> Iterator[Issuer]:
     installation = Installation(directory, f"sqlite:///{directory}/token-server.db", overrides)
     with running_processes(installation, mode="dev") as [server]:
         secrets = run_apart(_register(installation))
-        tokens = {name: _token(server.base_url, name, secret) for name, secret in secrets.items()}
+        tokens = {
+            name: request_token(server.base_url, name, secret) for name, secret in secrets.items()
+        }
         time.sleep(2)  # the 1 s of LATE, and the rest of the second in which it began
         yield Issuer(server.base_url, tokens)
 
@@ -73,6 +77,7 @@ async def _register(installation: Installation) -> dict[str, str]:
                 (caller.audience,),
                 (caller.audience,),
                 access_token_ttl_s=caller.ttl_s,
+                access_token_typ=caller.typ,
             )
             _, secret = await add_client(runtime, new)
             assert secret is not None
@@ -80,7 +85,8 @@ async def _register(installation: Installation) -> dict[str, str]:
     return secrets
 
 
-def _token(issuer: str, client_id: str, secret: str) -> str:
+def request_token(issuer: str, client_id: str, secret: str) -> str:
+    """An access token of a confidential client, for all of its scopes."""
     form = {"grant_type": "client_credentials"}
     answer = requests.post(
         f"{issuer}/oauth2/token", data=form, auth=(client_id, secret), timeout=30
