@@ -40,7 +40,14 @@ def test_json_is_for_scripts(keys_dir: Path) -> None:
     assert made.pop("is_new") is True
     assert listed.pop("is_new") is False
     assert made == listed
-    assert set(made) == {"keyring_id", "generation", "keys_dir", "keys", "warnings"}
+    assert set(made) == {
+        "keyring_id",
+        "generation",
+        "key_store",
+        "keys_dir",
+        "keys",
+        "warnings",
+    }
     assert set(made["keys"][0]) == {
         "kid",
         "state",

@@ -16,7 +16,7 @@ from token_server.core.key_changes import Unchanged
 from token_server.errors import OperatorError
 from token_server.runtime import Clock, SystemClock, SystemEntropy
 from token_server.services.key_doctor import Answer, JwksReport, Replica, examine_jwks, jwks_url
-from token_server.services.key_plan import Place, keys_opened
+from token_server.services.keys import KeyPlace, keys_opened
 
 _MOST_URLS = 64
 
@@ -40,15 +40,16 @@ def doctor_command(cli: CliContext, *, urls: tuple[str, ...], as_json: bool) -> 
     if len(urls) > _MOST_URLS:
         raise click.UsageError(f"at most {_MOST_URLS} addresses at a time")
     loaded = cli.load()
-    place = Place(loaded.settings, SystemClock(), SystemEntropy(), stated_policy(loaded))
+    place = KeyPlace(loaded.settings, SystemClock(), SystemEntropy(), stated_policy(loaded))
     report = asyncio.run(_examine(place, urls))
     emit(report, lambda: _text(report), as_json=as_json)
     if not report.ok:
         raise SystemExit(1)
 
 
-async def _examine(place: Place, urls: Sequence[str]) -> JwksReport:
-    async with keys_opened(place) as keys:
+async def _examine(place: KeyPlace, urls: Sequence[str]) -> JwksReport:
+    async with keys_opened(place) as opened:
+        keys = place.live(opened)
         fetches = (asyncio.to_thread(_fetch, jwks_url(url), place.clock) for url in urls)
         answers = await asyncio.gather(*fetches)
         # Read after the answers: what changed meanwhile must not look like a fault of theirs.

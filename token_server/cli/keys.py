@@ -25,8 +25,8 @@ from token_server.cli.key_rotation import (
 )
 from token_server.cli.key_texts import basis_text, event_lines
 from token_server.runtime import SystemClock, SystemEntropy
-from token_server.services.key_plan import KeyPlan, Place, plan_keys
-from token_server.services.keys import KeyRow, KeysReport, init_keys, show_keys
+from token_server.services.key_plan import KeyPlan, plan_keys
+from token_server.services.keys import KeyPlace, KeyRow, KeysReport, init_keys, show_keys
 
 _MOST_WIDTH = 132
 
@@ -56,8 +56,7 @@ def init_command(cli: CliContext, *, as_json: bool) -> None:
       token-server keys init
       token-server --keys-dir /var/lib/token-server/keys keys init --json
     """
-    entropy = SystemEntropy().token_bytes
-    report = asyncio.run(init_keys(cli.settings(), now=SystemClock().now(), entropy=entropy))
+    report = asyncio.run(init_keys(_place(cli)))
     opening = "Made signing keys" if report.is_new else "Signing keys exist already and are good"
     _print(report, f"{opening}.", as_json=as_json)
 
@@ -72,8 +71,7 @@ def list_command(cli: CliContext, *, as_json: bool) -> None:
     Example:
       token-server keys list --json
     """
-    entropy = SystemEntropy().token_bytes
-    report = asyncio.run(show_keys(cli.settings(), now=SystemClock().now(), entropy=entropy))
+    report = asyncio.run(show_keys(_place(cli)))
     _print(report, None, as_json=as_json)
 
 
@@ -96,9 +94,7 @@ def plan_command(cli: CliContext, *, picture: bool | None, as_json: bool) -> Non
       token-server keys plan
       token-server keys plan --json | jq '.events[0]'
     """
-    loaded = cli.load()
-    place = Place(loaded.settings, SystemClock(), SystemEntropy(), stated_policy(loaded))
-    plan = asyncio.run(plan_keys(place))
+    plan = asyncio.run(plan_keys(_place(cli)))
     emit(plan, lambda: _plan_text(plan, is_drawn=picture), as_json=as_json)
 
 
@@ -112,6 +108,11 @@ for _command in (
     keys.add_command(_command)
 
 
+def _place(cli: CliContext) -> KeyPlace:
+    loaded = cli.load()
+    return KeyPlace(loaded.settings, SystemClock(), SystemEntropy(), stated_policy(loaded))
+
+
 def _print(report: KeysReport, opening: str | None, *, as_json: bool) -> None:
     for warning in report.warnings:
         click.echo(f"Warning: {warning}", err=True)
@@ -120,9 +121,7 @@ def _print(report: KeysReport, opening: str | None, *, as_json: bool) -> None:
 
 def _text(report: KeysReport, opening: str | None) -> str:
     lines = [] if opening is None else [opening]
-    lines.append(
-        f"Keyring {report.keyring_id}, generation {report.generation}, in {report.keys_dir}"
-    )
+    lines.append(f"Keyring {report.keyring_id}, generation {report.generation}, in {report.keys_dir or 'the database'}")
     lines.append(_line("STATE", "KID", "ALG", "SIGNS FROM", "LEAVES THE JWKS"))
     lines += [_key_line(row) for row in report.keys]
     return "\n".join(lines)

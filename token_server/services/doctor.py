@@ -21,7 +21,7 @@ from token_server.crypto.opening import key_problems
 from token_server.errors import OperatorError, UnavailableError
 from token_server.runtime import Clock, Entropy
 from token_server.services.installation import versions
-from token_server.services.keys import show_keys
+from token_server.services.keys import KeyPlace, show_keys
 from token_server.services.maintenance import missing_file
 from token_server.storage.engine import MINIMUM_SQLITE, Store, open_store
 from token_server.storage.inspection import DatabaseFacts, describe_database
@@ -83,11 +83,13 @@ async def _keys(settings: Settings, clock: Clock, entropy: Entropy) -> list[Find
     if problems:
         return [Finding("keys", "fail", problem) for problem in problems]
     try:
-        report = await show_keys(settings, now=clock.now(), entropy=entropy.token_bytes)
+        report = await show_keys(KeyPlace(settings, clock, entropy))
     except OperatorError as error:
         if error.exit_code == 3:
             return [Finding("keys", "warn", "there are none yet", "the first start makes them")]
         return [Finding("keys", "fail", error.message)]
+    except UnavailableError as error:
+        return [Finding("keys", "fail", f"the database does not answer ({error.reason})")]
     count = ", ".join(f"{key.state.value} {key.kid}" for key in report.keys)
     return [
         *(Finding("keys", "warn", warning) for warning in report.warnings),

@@ -5,20 +5,15 @@ core/key_forecast.py; here is added what a person needs to judge them: whose set
 whether a server runs at all, and what is wrong or noteworthy now.
 """
 
-import contextlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from token_server.config import Settings
 from token_server.core.key_changes import Situation, Unchanged
 from token_server.core.key_forecast import Event, Life, foresee
 from token_server.core.key_policy import KeyPolicy
 from token_server.core.key_rotation import rotation_due_at
-from token_server.crypto.live_keys import LiveKeys, Surroundings
-from token_server.crypto.opening import open_keyring
+from token_server.crypto.live_keys import LiveKeys
 from token_server.crypto.secrets import is_own_master_key
-from token_server.runtime import Clock, Entropy, open_runtime
-from token_server.services.keys import KeyRow, list_keys
+from token_server.services.keys import KeyPlace, KeyRow, keys_opened, list_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,37 +44,10 @@ class KeyPlan:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where keys are looked at from: the settings, and which of them were stated."""
-
-    settings: Settings
-    clock: Clock
-    entropy: Entropy
-    stated: frozenset[str] = frozenset()  # fields of KeyPolicy
-
-
-@contextlib.asynccontextmanager
-async def keys_opened(place: Place) -> AsyncIterator[LiveKeys]:
-    """The existing keys, to look at. OperatorError with exit code 3 when there are none; makes
-    nothing. The database is opened only when keys are kept there."""
-    settings, clock, entropy = place.settings, place.clock, place.entropy
-    if settings.key_store == "database":
-        async with open_runtime(
-            settings, clock=clock, entropy=entropy, stated=place.stated
-        ) as runtime:
-            yield runtime.keys
-        return
-    opened = await open_keyring(
-        settings, now=clock.now(), entropy=entropy.token_bytes, create=False
-    )
-    around = Surroundings(settings, clock.now, clock.monotonic, entropy.token_bytes, place.stated)
-    yield LiveKeys(opened, around)
-
-
-async def plan_keys(place: Place) -> KeyPlan:
+async def plan_keys(place: KeyPlace) -> KeyPlan:
     """What will happen to the existing keys. OperatorError lists every problem with its fix."""
-    async with keys_opened(place) as keys:
+    async with keys_opened(place) as opened:
+        keys = place.live(opened)
         proposal = await keys.propose(lambda _: Unchanged("only looked at"))
         situation = proposal.situation
         forecast = foresee(situation)
@@ -111,7 +79,7 @@ def basis_of(situation: Situation, stated: frozenset[str]) -> Basis:
     )
 
 
-def _notes(place: Place, keys: LiveKeys, situation: Situation) -> tuple[str, ...]:
+def _notes(place: KeyPlace, keys: LiveKeys, situation: Situation) -> tuple[str, ...]:
     notes = [*_wrong(situation)]
     settings = place.settings
     versions = keys.master_keys.versions
