@@ -61,8 +61,10 @@ async def exchange(runtime: Runtime, request: Exchange) -> TokenResponse:
         raise
     except UnavailableError as error:
         outcome = "throttled" if error.is_throttled else "unavailable"
-        if label == "refresh_token" and not error.is_throttled:
-            runtime.metrics.refresh("contended")
+        if not error.is_throttled:  # a spent budget is noted where it is spent
+            _log_unavailable(label, error, request.context.request_id)
+            if label == "refresh_token":
+                runtime.metrics.refresh("contended")
         raise
     else:
         return response
@@ -75,6 +77,15 @@ def note_unreadable(runtime: Runtime, error: OAuthError, request_id: str) -> Non
     """Count and log a request that was refused before it could become an Exchange."""
     runtime.metrics.token_requests("unknown", error.error)
     _log_refusal("unknown", error, request_id)
+
+
+def _log_unavailable(grant_type: str, error: UnavailableError, request_id: str) -> None:
+    _log.warning(
+        "token_request_unavailable",
+        grant_type=grant_type,
+        reason=error.reason,
+        request_id=request_id,
+    )
 
 
 def _log_refusal(grant_type: str, error: OAuthError, request_id: str) -> None:
