@@ -7,12 +7,13 @@ has been checked.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
 from token_server.verify.errors import InsufficientScopeError, Reason, TokenError
-from token_server.verify.strict import JsonObject
+from token_server.verify.strict import JsonObject, is_bounded
 
 _LAST_INSTANT = 253402300799  # 9999-12-31T23:59:59Z
 _MAX_ACT_DEPTH = 8
@@ -77,36 +78,54 @@ class Expectations:
     leeway_s: int
     iat_skew_s: int
     max_lifetime_s: int
+    audiences: tuple[str, ...] = field(init=False)
+    """The claim of a token for this audience alone: one tuple for all of them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "audiences", (self.audience,))
 
 
 def read_claims(claims: JsonObject, expected: Expectations, now: float) -> Claims:
-    """Check every claim against the expectations; raises TokenError."""
-    if claims.get("iss") != expected.issuer:
+    """Check every claim against the expectations; raises TokenError.
+
+    A flat list of checks, written out: as calls, and with Claims by name, it takes half as long
+    again, for every request.
+    """
+    get = claims.get
+    if get("iss") != expected.issuer:
         raise TokenError(Reason.ISS_REFUSED)
-    audience = _audience(claims.get("aud"), expected.audience)
+    audience = expected.audiences
+    if get("aud") != expected.audience:
+        audience = _audience(get("aud"), expected.audience)
     issued_at, expires_at = _lifetime(claims, expected, now)
     # Proof of possession is another scheme than Bearer (RFC 9449 7.1): without its check, refuse.
     if "cnf" in claims:
         raise TokenError(Reason.CNF_UNPROVEN)
     if "act" in claims:
         _check_act(claims["act"])
+    subject, client_id, token_id = get("sub"), get("client_id"), get("jti")
+    if not (type(subject) is str and subject and subject.isprintable()):
+        raise TokenError(Reason.SUB_INVALID)
+    if not (type(client_id) is str and client_id and client_id.isprintable()):
+        raise TokenError(Reason.CLIENT_ID_INVALID)
+    scope = get("scope", "")
+    if type(scope) is not str:
+        raise TokenError(Reason.SCOPE_INVALID)
+    if not (type(token_id) is str and token_id and token_id.isprintable()):
+        raise TokenError(Reason.JTI_INVALID)
     return Claims(
-        issuer=expected.issuer,
-        subject=_identifier(claims.get("sub"), Reason.SUB_INVALID),
-        client_id=_identifier(claims.get("client_id"), Reason.CLIENT_ID_INVALID),
-        scopes=_scopes(claims.get("scope", "")),
-        audience=audience,
-        expires_at=expires_at,
-        issued_at=issued_at,
-        token_id=_identifier(claims.get("jti"), Reason.JTI_INVALID),
-        session_id=_identifier(claims["sid"], Reason.SID_INVALID) if "sid" in claims else None,
-        roles=_roles(claims["roles"]) if "roles" in claims else (),
-        auth_time=(
-            _instant(claims["auth_time"], Reason.AUTH_TIME_INVALID)
-            if "auth_time" in claims
-            else None
-        ),
-        extra=_extra(claims),
+        expected.issuer,
+        subject,
+        client_id,
+        _scopes(scope),
+        audience,
+        expires_at,
+        issued_at,
+        token_id,
+        _identifier(claims["sid"], Reason.SID_INVALID) if "sid" in claims else None,
+        _roles(claims["roles"]) if "roles" in claims else (),
+        _instant(claims["auth_time"], Reason.AUTH_TIME_INVALID) if "auth_time" in claims else None,
+        _NOTHING if _TYPED.issuperset(claims) else _extra(claims),
     )
 
 
@@ -119,8 +138,6 @@ def valid_from(claims: JsonObject, expected: Expectations) -> int:
 
 
 def _extra(claims: JsonObject) -> Mapping[str, object]:
-    if _TYPED.issuperset(claims):
-        return _NOTHING
     extra = {name: _frozen(claims[name]) for name in claims if name not in _TYPED}
     return MappingProxyType(extra)
 
@@ -132,67 +149,74 @@ def _frozen(value: object) -> object:
         return MappingProxyType({name: _frozen(member) for name, member in value.items()})
     if isinstance(value, list):
         return tuple([_frozen(member) for member in value])
+    if type(value) is int and not is_bounded(value):
+        raise TokenError(Reason.NUMBER_UNBOUNDED)
     return value
 
 
 def _lifetime(claims: JsonObject, expected: Expectations, now: float) -> tuple[int, int]:
     """`iat` and `exp` of a token that is alive. Each test asks for the good case: NaN fails it."""
-    expires_at = _instant(claims.get("exp"), Reason.EXP_INVALID)
+    expires_at, issued_at = claims.get("exp"), claims.get("iat")
+    if type(expires_at) is not int or not 0 <= expires_at <= _LAST_INSTANT:
+        raise TokenError(Reason.EXP_INVALID)
     if not expires_at > now - expected.leeway_s:
         raise TokenError(Reason.EXPIRED)
-    issued_at = _instant(claims.get("iat"), Reason.IAT_INVALID)
-    if not issued_at <= expires_at:
+    if type(issued_at) is not int or not 0 <= issued_at <= expires_at:
         raise TokenError(Reason.IAT_INVALID)
-    if not issued_at <= now + expected.leeway_s + expected.iat_skew_s:
+    latest = now + expected.leeway_s
+    if not issued_at <= latest + expected.iat_skew_s:
         raise TokenError(Reason.IAT_IN_FUTURE)
     # A token for a hundred years is an issuer's bug or a stolen key at work, not an access token.
-    if not expires_at - issued_at <= expected.max_lifetime_s:
+    if expires_at - issued_at > expected.max_lifetime_s:
         raise TokenError(Reason.LIFETIME_TOO_LONG)
-    if "nbf" in claims:
-        not_before = _instant(claims["nbf"], Reason.NBF_INVALID)
-        if not not_before <= now + expected.leeway_s:
-            raise TokenError(Reason.NOT_YET_VALID)
+    if "nbf" in claims and not _instant(claims["nbf"], Reason.NBF_INVALID) <= latest:
+        raise TokenError(Reason.NOT_YET_VALID)
     return issued_at, expires_at
+
+
+# Types are compared, not asked with isinstance: the decoder makes no subclasses, and it is faster.
 
 
 def _instant(value: object, reason: Reason) -> int:
     """A NumericDate as our issuer writes it: an integer. `True` is an int to Python, not to us."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LAST_INSTANT:
-        raise TokenError(reason)
-    return value
+    if type(value) is int and 0 <= value <= _LAST_INSTANT:
+        return value
+    raise TokenError(reason)
 
 
 def _identifier(value: object, reason: Reason) -> str:
     """A non-empty string that can be logged and compared: no control or invisible characters."""
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise TokenError(reason)
-    return value
+    if type(value) is str and value and value.isprintable():
+        return value
+    raise TokenError(reason)
 
 
 def _audience(value: object, expected: str) -> tuple[str, ...]:
-    """RFC 7519 4.1.3: one string or a list of them, ours among them, compared exactly."""
-    if value == expected:
-        return (expected,)
-    if not isinstance(value, list) or expected not in value:
+    """RFC 7519 4.1.3: a list of strings, ours among them, compared exactly."""
+    if type(value) is not list or expected not in value:
         raise TokenError(Reason.AUD_REFUSED)
     if not all(isinstance(member, str) for member in value):
         raise TokenError(Reason.AUD_REFUSED)
     return tuple(value)
 
 
-def _scopes(value: object) -> tuple[str, ...]:
+@lru_cache(maxsize=256)  # of signed tokens only, and a service sees few different ones
+def _scopes(scope: str) -> tuple[str, ...]:
     """RFC 6749 3.3. The empty string grants nothing, so it is let through as no scope at all."""
-    if value == "":
+    if scope == "":
         return ()
-    if not isinstance(value, str) or _SCOPE.fullmatch(value) is None:
+    if _SCOPE.fullmatch(scope) is None:
         raise TokenError(Reason.SCOPE_INVALID)
-    return tuple(value.split(" "))
+    return tuple(scope.split(" "))
 
 
 def _roles(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list):
+    if type(value) is not list:
         raise TokenError(Reason.ROLES_INVALID)
-    return tuple([_identifier(role, Reason.ROLES_INVALID) for role in value])
+    for role in value:
+        if not (type(role) is str and role and role.isprintable()):
+            raise TokenError(Reason.ROLES_INVALID)
+    return tuple(value)
 
 
 def _check_act(value: object) -> None:

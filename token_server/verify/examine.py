@@ -1,17 +1,20 @@
 """The examination of one token that is not remembered: header, key, signature, claims.
 
 Which issuer a token claims decides whose keys are asked when several are trusted: a key of one
-issuer says nothing about tokens of another (RFC 8725 3.8). Remembers headers of good tokens only,
-so that strangers' headers cannot push them out. Waits for nothing: says so with MustWaitError.
+issuer says nothing about tokens of another (RFC 8725 3.8). Remembers good tokens and their headers,
+and no others, so that strangers cannot push them out. Waits for nothing: says so, MustWaitError.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from hashlib import sha256
+from typing import NamedTuple, TypeAlias
 
-from token_server.verify.claims import Expectations, read_claims, valid_from
+from token_server.verify.claims import Claims, Expectations, read_claims, valid_from
 from token_server.verify.compact import (
+    Segments,
     check_header,
-    check_signature,
     check_typ,
     decode_segment,
     find_key,
@@ -23,10 +26,10 @@ from token_server.verify.flight import Flight
 from token_server.verify.key_source import KeySource
 from token_server.verify.keys import StaticKeySet, VerificationKey
 from token_server.verify.policy import Policy
-from token_server.verify.strict import JsonObject
-from token_server.verify.token_cache import Verified
+from token_server.verify.strict import JsonObject, decode_base64url, decode_object
 
 _REMEMBERED_HEADERS = 64
+_MAX_CACHE_SIZE = 1_000_000
 
 
 class Trust(NamedTuple):
@@ -44,12 +47,21 @@ class MustWaitError(Exception):
         self.flight = flight
 
 
+# A good token: what it says, and what has to hold for that to stay true: its key, whose key it is,
+# and the epoch seconds from which and until before which it is valid, as the policy allows. A bare
+# tuple: one is made for every token, and a type with names costs three times as much.
+_Verified: TypeAlias = tuple[Claims, VerificationKey, KeySource, int, int]
+
+
 class Examiner:
-    """Holds what one verifier demands. Safe for threads and tasks."""
+    """Holds what one verifier demands, and what it has verified. Safe for threads and tasks: each
+    step on what is remembered is one operation on a dict, and needs no lock."""
 
-    __slots__ = ("_by_issuer", "_headers", "_media_types", "_only", "_policy")
-
-    def __init__(self, trusted: Sequence[Trust], audience: str, policy: Policy) -> None:
+    def __init__(
+        self, trusted: Sequence[Trust], audience: str, policy: Policy, cache_size: int
+    ) -> None:
+        if type(cache_size) is not int or not 0 <= cache_size <= _MAX_CACHE_SIZE:
+            raise ValueError(f"cache_size is an integer from 0 to {_MAX_CACHE_SIZE}")
         self._by_issuer = {
             issuer: (
                 Expectations(
@@ -65,35 +77,77 @@ class Examiner:
         }
         self._only = next(iter(self._by_issuer.values())) if len(self._by_issuer) == 1 else None
         self._policy = policy
+        self._max_bytes = policy.max_token_bytes
+        self._early_s = policy.iat_skew_s + policy.leeway_s
         self._media_types = policy.media_types
         self._headers: dict[bytes, tuple[str | None]] = {}
+        self._cache_size = cache_size
+        # By the SHA-256 of the token: no token text is kept. Only good tokens come in: strangers
+        # cannot fill it. The least recently used one goes first.
+        self._cache: OrderedDict[bytes, _Verified] = OrderedDict()
+        self.hits = 0
 
-    def examine(self, octets: bytes, now: float, *, has_waited: bool) -> Verified:
-        """The token, verified. TokenError, StrictnessError, KeysUnavailableError; MustWaitError at
-        most once for one token, namely while `has_waited` is False."""
-        segments = split_token(octets)
-        seen = self._headers.get(segments.header)
-        kid = self._read_header(segments.header) if seen is None else seen[0]
-        if self._only is None:
-            payload = decode_segment(segments.payload)
-            expected, source = self._claimed(payload)
-            key = self._find_key(source, kid, has_waited=has_waited)
-            check_signature(segments, key)
+    @property
+    def cached_tokens(self) -> int:
+        """How many verified tokens are remembered."""
+        return len(self._cache)
+
+    def examine(self, token: str, now: float, has_waited: bool) -> Claims:
+        """The claims of a good token. TokenError, StrictnessError, KeysUnavailableError for any
+        other; MustWaitError at most once for one token, namely while `has_waited` is False."""
+        segments = split_token(token, self._max_bytes)
+        hashed = sha256(segments[3])
+        signed_digest = hashed.digest()
+        if self._cache_size == 0:
+            verified = self._prove(segments, signed_digest, now, has_waited)
         else:
-            expected, source = self._only
-            key = self._find_key(source, kid, has_waited=has_waited)
-            check_signature(segments, key)
-            payload = decode_segment(segments.payload)
-        claims = read_claims(payload, expected, now)
+            hashed.update(b"." + segments[2])  # and so it is the SHA-256 of the token
+            digest = hashed.digest()
+            found = self._cache.get(digest)
+            # Asked at each use: clocks are set back, and keys are withdrawn.
+            if found and found[3] <= now < found[4] and found[2].find(found[1].kid) is found[1]:
+                verified = found
+                self._use(digest)
+            else:
+                verified = self._prove(segments, signed_digest, now, has_waited)
+                self._cache[digest] = verified
+                if len(self._cache) > self._cache_size:
+                    self._cache.popitem(last=False)
+        # Every good token passes here, remembered or not: whatever may change in the meantime and
+        # is not the key or the time is to be asked at this place.
+        return verified[0]
+
+    def _use(self, digest: bytes) -> None:
+        self.hits += 1
+        # Gone if another thread has just made room.
+        with suppress(KeyError):
+            self._cache.move_to_end(digest)
+
+    def _prove(
+        self, segments: Segments, signed_digest: bytes, now: float, has_waited: bool
+    ) -> _Verified:
+        """Signature first, and then the claims."""
+        header, payload, signature, _ = segments
+        seen = self._headers.get(header)
+        kid = self._read_header(header) if seen is None else seen[0]
+        claimed = None
+        if self._only is None:
+            claimed = decode_object(decode_base64url(payload), bounds_integers=False)
+        expected, source = self._only or self._claimed(claimed)
+        key = None if kid is None else source.find(kid)
+        if key is None:
+            key = self._find_key(source, kid, has_waited)
+        if not key.is_digest_signed(signed_digest, decode_base64url(signature)):
+            raise TokenError(Reason.SIGNATURE_WRONG)
+        if claimed is None:
+            claimed = decode_object(decode_base64url(payload), bounds_integers=False)
+        claims = read_claims(claimed, expected, now)
         if seen is None:
-            self._remember(segments.header, kid)
-        return Verified(
-            claims,
-            key,
-            source,
-            valid_from(payload, expected),
-            claims.expires_at + expected.leeway_s,
-        )
+            self._remember_header(header, kid)
+        since = claims.issued_at - self._early_s
+        if "nbf" in claimed:
+            since = valid_from(claimed, expected)
+        return claims, key, source, since, claims.expires_at + expected.leeway_s
 
     def _read_header(self, segment: bytes) -> str | None:
         header = decode_segment(segment)
@@ -101,34 +155,33 @@ class Examiner:
         check_typ(header, self._media_types)
         return read_kid(header)
 
-    def _remember(self, segment: bytes, kid: str | None) -> None:
+    def _remember_header(self, segment: bytes, kid: str | None) -> None:
         """All tokens of one key share one header text. What it says depends on the text alone."""
         if len(self._headers) >= _REMEMBERED_HEADERS:
             self._headers.clear()
         self._headers[segment] = (kid,)
 
-    def _claimed(self, payload: JsonObject) -> tuple[Expectations, KeySource]:
+    def _claimed(self, payload: JsonObject | None) -> tuple[Expectations, KeySource]:
         """Of the issuer that the unverified payload names. It only chooses among those trusted."""
-        issuer = payload.get("iss")
+        issuer = None if payload is None else payload.get("iss")
         trusted = self._by_issuer.get(issuer) if isinstance(issuer, str) else None
         if trusted is None:
             raise TokenError(Reason.ISS_REFUSED)
         return trusted
 
-    def _find_key(self, source: KeySource, kid: str | None, *, has_waited: bool) -> VerificationKey:
+    def _find_key(self, source: KeySource, kid: str | None, has_waited: bool) -> VerificationKey:
+        """When the key is not simply there: what to wait for, or why it is refused."""
         keys = source.available() if has_waited else _keys_now(source)
-        key = None if kid is None else keys.find(kid)
-        if key is not None:
-            return key
-        if kid is not None:
-            if has_waited:
-                source.note_absent(kid)
-            else:
-                flight = source.flight_for(kid)
-                if flight is not None:
-                    raise MustWaitError(flight)
-                keys = source.available()  # another one's fetch may have landed just now
-        return find_key(kid, keys, allow_missing_kid=self._policy.allow_missing_kid)
+        if kid is None or keys.find(kid) is not None:
+            return find_key(kid, keys, allow_missing_kid=self._policy.allow_missing_kid)
+        if has_waited:
+            source.note_absent(kid)
+            raise TokenError(Reason.KID_UNKNOWN)
+        flight = source.flight_for(kid)
+        if flight is not None:
+            raise MustWaitError(flight)
+        # Another one's fetch may have landed just now.
+        return find_key(kid, source.available(), allow_missing_kid=False)
 
 
 def _keys_now(source: KeySource) -> StaticKeySet:

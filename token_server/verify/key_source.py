@@ -7,13 +7,16 @@ so there is never anything to wait for.
 from typing import Protocol
 
 from token_server.verify.flight import Flight
-from token_server.verify.keys import StaticKeySet
+from token_server.verify.keys import StaticKeySet, VerificationKey
 from token_server.verify.remote import KeySetStats
 
 
 class KeySource(Protocol):
     """Asked in this order: `ready`; if that is None, wait for `flight`, then `available`. A `kid`
     that the set lacks: wait for `flight_for`, look again, and `note_absent` if still in vain."""
+
+    def find(self, kid: str) -> VerificationKey | None:
+        """This key of the set that is ready: the shortest way, for every token."""
 
     def ready(self) -> StaticKeySet | None: ...
 
@@ -33,10 +36,11 @@ class KeySource(Protocol):
 class LocalKeys:
     """A `StaticKeySet` as a source: it is what it is."""
 
-    __slots__ = ("_keys",)
+    __slots__ = ("_keys", "find")
 
     def __init__(self, keys: StaticKeySet) -> None:
         self._keys = keys
+        self.find = keys.find
 
     def ready(self) -> StaticKeySet:
         return self._keys

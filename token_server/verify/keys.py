@@ -16,6 +16,7 @@ from typing import Self
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -27,7 +28,7 @@ _log = logging.getLogger("token_server.verify")
 _MAX_JWKS_BYTES = 256 * 1024
 _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _PADDING = PKCS1v15()
-_HASH = SHA256()
+_HASHED = Prehashed(SHA256())
 
 
 class KeySetError(ValueError):
@@ -54,8 +55,12 @@ class VerificationKey:
 
     def is_signed(self, signing_input: bytes, signature: bytes) -> bool:
         """Whether `signature` is RSASSA-PKCS1-v1_5 with SHA-256 over the input (RFC 7518 3.3)."""
+        return self.is_digest_signed(hashlib.sha256(signing_input).digest(), signature)
+
+    def is_digest_signed(self, digest: bytes, signature: bytes) -> bool:
+        """As `is_signed`, for the SHA-256 of the input."""
         try:
-            self.public_key.verify(signature, signing_input, _PADDING, _HASH)
+            self.public_key.verify(signature, digest, _PADDING, _HASHED)
         except InvalidSignature:
             return False
         return True

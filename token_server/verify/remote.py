@@ -18,7 +18,7 @@ from typing import NamedTuple
 from token_server.verify.errors import KeysUnavailableError
 from token_server.verify.fetch import Fetcher, FetchError
 from token_server.verify.flight import Flight
-from token_server.verify.keys import KeySetError, StaticKeySet
+from token_server.verify.keys import KeySetError, StaticKeySet, VerificationKey
 from token_server.verify.source import Document, KeySetSource
 
 _log = logging.getLogger("token_server.verify")
@@ -123,6 +123,14 @@ class RemoteKeySet:
         self._fetches = self._not_modified = self._kid_refetches = 0
         self._failures = self._failures_in_a_row = 0
         _live_sets.add(self)
+
+    def find(self, kid: str) -> VerificationKey | None:
+        """A key of the set to verify with now; None when there is none, or a fetch to wait for."""
+        held = self._held
+        if held is not None and self._monotonic() < held.refresh_at:
+            return held.keys.find(kid)
+        keys = self.ready()
+        return None if keys is None else keys.find(kid)
 
     def ready(self) -> StaticKeySet | None:
         """The set to verify with now, or None when there is a fetch to wait for first."""

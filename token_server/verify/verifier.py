@@ -9,12 +9,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias, overload
 
 from token_server.verify.claims import Claims
-from token_server.verify.compact import decode_segment, encode_token, split_token
+from token_server.verify.compact import decode_segment, split_token
 from token_server.verify.errors import KeysUnavailableError, TokenError
 from token_server.verify.examine import Examiner, MustWaitError, Trust
 from token_server.verify.fetch import Fetcher
@@ -24,10 +23,10 @@ from token_server.verify.keys import StaticKeySet
 from token_server.verify.policy import DEFAULT_POLICY, MAX_TOKEN_BYTES, Policy
 from token_server.verify.remote import DEFAULT_FETCHING, Fetching, KeySetStats, RemoteKeySet
 from token_server.verify.strict import JsonObject, StrictnessError, decode_base64url
-from token_server.verify.token_cache import TokenCache, Verified
 
 _log = logging.getLogger("token_server.verify")
 
+_Obstacle: TypeAlias = MustWaitError | TokenError | StrictnessError
 _CACHE_SIZE = 4096
 _VARIABLES = "TOKEN_VERIFY_"
 
@@ -36,7 +35,6 @@ class VerifierStats(NamedTuple):
     """Counters since the start of the process; with several threads a count may get lost."""
 
     cache_hits: int
-    cache_misses: int
     cached_tokens: int
     refused: int
     key_sets: tuple[KeySetStats, ...]
@@ -85,11 +83,9 @@ class Verifier:
                 )
         self._sources = tuple(dict.fromkeys(sources))
         trusted = [Trust(*pair) for pair in zip(issuers, sources, strict=True)]
-        self._examiner = Examiner(trusted, audience, policy)
-        self._max_token_bytes = policy.max_token_bytes
-        self._cache = TokenCache(cache_size) if cache_size else None
+        self._examiner = Examiner(trusted, audience, policy, cache_size)
         self._clock = clock
-        self._hits = self._misses = self._refused = 0
+        self._refused = 0
 
     @classmethod
     def from_environment(
@@ -127,20 +123,26 @@ class Verifier:
         otherwise some 40 µs of CPU, or 3 when this token was verified before.
         """
         try:
-            return self._verify(token, has_waited=False)
-        except MustWaitError as error:
-            flight = error.flight
-        await flight.wait_async()
-        return self._verify(token, has_waited=True)
+            return self._examiner.examine(token, self._clock(), False)
+        except (MustWaitError, TokenError, StrictnessError) as error:
+            outcome = self._settle(error)
+        if isinstance(outcome, TokenError):
+            raise outcome
+        await outcome.wait_async()
+        return self._verify_again(token)
 
     def verify_sync(self, token: str) -> Claims:
         """As `verify`, for threads. In a coroutine it works too, but a fetch blocks the loop."""
         try:
-            return self._verify(token, has_waited=False)
-        except MustWaitError as error:
-            flight = error.flight
-        flight.wait()
-        return self._verify(token, has_waited=True)
+            return self._examiner.examine(token, self._clock(), False)
+        except (MustWaitError, TokenError, StrictnessError) as error:
+            outcome = self._settle(error)
+        # Outside, so that the error is a fresh one: the first one's traceback and context lead to
+        # the token's text.
+        if isinstance(outcome, TokenError):
+            raise outcome
+        outcome.wait()
+        return self._verify_again(token)
 
     async def start(self) -> None:
         """Fetch the keys before the first request; KeysUnavailableError when they cannot be had.
@@ -192,59 +194,35 @@ class Verifier:
         """A snapshot for metrics and health pages."""
         seen = [source.stats() for source in self._sources]
         return VerifierStats(
-            cache_hits=self._hits,
-            cache_misses=self._misses,
-            cached_tokens=0 if self._cache is None else len(self._cache),
+            cache_hits=self._examiner.hits,
+            cached_tokens=self._examiner.cached_tokens,
             refused=self._refused,
             key_sets=tuple(stats for stats in seen if stats is not None),
         )
 
-    def _verify(self, token: str, *, has_waited: bool) -> Claims:
+    def _verify_again(self, token: str) -> Claims:
+        """After having waited: nothing is waited for twice."""
         try:
-            return self._check(token, has_waited=has_waited)
-        except KeysUnavailableError as error:
-            refusal: TokenError = KeysUnavailableError(error.retry_after_s)
+            return self._examiner.examine(token, self._clock(), True)
         except (TokenError, StrictnessError) as error:
-            refusal = TokenError(error.reason)
+            outcome = self._settle(error)
+        raise outcome
+
+    @overload
+    def _settle(self, error: TokenError | StrictnessError) -> TokenError: ...
+
+    @overload
+    def _settle(self, error: _Obstacle) -> TokenError | Flight: ...
+
+    def _settle(self, error: _Obstacle) -> TokenError | Flight:
+        """What to wait for, or the refusal: counted and logged."""
+        if isinstance(error, MustWaitError):
+            return error.flight
         self._refused += 1
-        _log.info("access_token_refused reason=%s", refusal.reason)
-        # A fresh error: the first one's traceback and context lead to the token's text.
-        raise refusal
-
-    def _check(self, token: str, *, has_waited: bool) -> Claims:
-        octets = encode_token(token, self._max_token_bytes)
-        now = self._clock()
-        cache = self._cache
-        if cache is None:
-            verified = self._examiner.examine(octets, now, has_waited=has_waited)
-        else:
-            digest = sha256(octets).digest()
-            recalled = self._recall(cache, digest, now)
-            if recalled is None:
-                verified = self._examiner.examine(octets, now, has_waited=has_waited)
-                cache.keep(digest, verified)
-            else:
-                verified = recalled
-        # Every good token passes here, remembered or not: whatever may change in the meantime
-        # and is not the key or the time is to be asked at this place.
-        return verified.claims
-
-    def _recall(self, cache: TokenCache, digest: bytes, now: float) -> Verified | None:
-        """What is known of this token, if its time has come and not gone and its key is still in
-        the set. Asked again at each use: clocks are set back, and keys are withdrawn."""
-        found = cache.find(digest)
-        if found is not None:
-            keys = found.source.ready()
-            if (
-                keys is not None
-                and found.valid_from <= now < found.valid_until
-                and keys.find(found.key.kid) is found.key
-            ):
-                self._hits += 1
-                return found
-            cache.forget(digest)
-        self._misses += 1
-        return None
+        _log.info("access_token_refused reason=%s", error.reason)
+        if isinstance(error, KeysUnavailableError):
+            return KeysUnavailableError(error.retry_after_s)
+        return TokenError(error.reason)
 
     @staticmethod
     def _flight(source: KeySource) -> Flight | None:
@@ -261,9 +239,9 @@ def decode_unverified(token: str) -> tuple[JsonObject, JsonObject]:
     Bounded and strict as verification is; raises TokenError when the token cannot be read.
     """
     try:
-        segments = split_token(encode_token(token, MAX_TOKEN_BYTES))
-        decode_base64url(segments.signature)
-        return decode_segment(segments.header), decode_segment(segments.payload)
+        header, payload, signature, _ = split_token(token, MAX_TOKEN_BYTES)
+        decode_base64url(signature)
+        return decode_segment(header), decode_segment(payload)
     except (TokenError, StrictnessError) as error:
         reason = error.reason
     raise TokenError(reason)
