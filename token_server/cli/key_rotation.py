@@ -36,11 +36,12 @@ force_option = click.option(
 @click.command("rotate")
 @click.option("--now", is_flag=True, help="Emergency: the next key signs at once.")
 @click.option("--if-due", is_flag=True, help="Only when the signing key has reached its age.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing when there was nothing to do.")
 @dry_run_option
 @json_option
 @click.pass_obj
 def rotate_command(
-    cli: CliContext, *, now: bool, if_due: bool, dry_run: bool, as_json: bool
+    cli: CliContext, /, *, now: bool, if_due: bool, quiet: bool, **how: bool
 ) -> None:
     """Begin a rotation: the next key gets its date, one KEY_LEAD from now.
 
@@ -58,8 +59,12 @@ def rotate_command(
     """
     if now and if_due:
         raise click.UsageError("--now and --if-due exclude each other.")
-    asked = _asked(cli, "rotate", dry_run=dry_run)
-    _carry_out(cli, lambda runtime: rotate_keys(runtime, asked, now=now, if_due=if_due), as_json)
+    asked = _asked(cli, "rotate", dry_run=how["dry_run"])
+    report = run(
+        cli, lambda runtime: rotate_keys(runtime, asked, now=now, if_due=if_due), with_keys=True
+    )
+    if not (quiet and report.reason is not None):
+        _show(report, as_json=how["as_json"])
 
 
 @click.command("promote")
@@ -74,7 +79,7 @@ def promote_command(cli: CliContext, *, force: bool, dry_run: bool, as_json: boo
     allowed: before, verifiers with older copies of the keys would refuse its tokens.
     """
     asked = _asked(cli, "promote", force=force, dry_run=dry_run)
-    _carry_out(cli, lambda runtime: promote_key(runtime, asked), as_json)
+    _carry_out(cli, lambda runtime: promote_key(runtime, asked), as_json=as_json)
 
 
 @click.command("rollback")
@@ -89,7 +94,7 @@ def rollback_command(cli: CliContext, *, force: bool, dry_run: bool, as_json: bo
     again, as long as its private half exists (KEY_LEAD, at most 24 h). Every verifier knows it.
     """
     asked = _asked(cli, "rollback", force=force, dry_run=dry_run)
-    _carry_out(cli, lambda runtime: roll_back_keys(runtime, asked), as_json)
+    _carry_out(cli, lambda runtime: roll_back_keys(runtime, asked), as_json=as_json)
 
 
 @click.command("compromise")
@@ -105,7 +110,7 @@ def compromise_command(cli: CliContext, *, kid: str, dry_run: bool, as_json: boo
     called KID. docs/keys.md has the runbook.
     """
     asked = _asked(cli, "compromise", dry_run=dry_run)
-    _carry_out(cli, lambda runtime: compromise_key(runtime, kid, asked), as_json)
+    _carry_out(cli, lambda runtime: compromise_key(runtime, kid, asked), as_json=as_json)
 
 
 def _asked(cli: CliContext, verb: Verb, *, force: bool = False, dry_run: bool = False) -> Asked:
@@ -115,9 +120,12 @@ def _asked(cli: CliContext, verb: Verb, *, force: bool = False, dry_run: bool = 
 
 
 def _carry_out(
-    cli: CliContext, action: Callable[[Runtime], Awaitable[ChangeReport]], as_json: bool
+    cli: CliContext, action: Callable[[Runtime], Awaitable[ChangeReport]], *, as_json: bool
 ) -> None:
-    report = run(cli, action, with_keys=True)
+    _show(run(cli, action, with_keys=True), as_json=as_json)
+
+
+def _show(report: ChangeReport, *, as_json: bool) -> None:
     if report.refused:
         if as_json:
             emit(report, "", as_json=True)

@@ -121,7 +121,8 @@ def _print(report: KeysReport, opening: str | None, *, as_json: bool) -> None:
 
 def _text(report: KeysReport, opening: str | None) -> str:
     lines = [] if opening is None else [opening]
-    lines.append(f"Keyring {report.keyring_id}, generation {report.generation}, in {report.keys_dir or 'the database'}")
+    place = report.keys_dir or "the database"
+    lines.append(f"Keyring {report.keyring_id}, generation {report.generation}, in {place}")
     lines.append(_line("STATE", "KID", "ALG", "SIGNS FROM", "LEAVES THE JWKS"))
     lines += [_key_line(row) for row in report.keys]
     return "\n".join(lines)

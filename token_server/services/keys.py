@@ -92,9 +92,8 @@ async def keys_opened(place: KeyPlace, *, create: bool = False) -> AsyncIterator
     if settings.key_store == "directory":
         yield await open_keyring(settings, now=now, entropy=token_bytes, create=create)
         return
-    missing = None if create else missing_file(settings)
-    if missing is not None:
-        raise OperatorError(f"there is no database at {missing}, and so no keys", exit_code=3)
+    if not create:
+        _require_database(settings)
     store = await open_store(settings.database_url.reveal(), now=clock.now)
     try:
         if create:
@@ -112,14 +111,22 @@ async def keys_opened(place: KeyPlace, *, create: bool = False) -> AsyncIterator
 
 
 def require_keys(settings: Settings) -> None:
-    """OperatorError with exit code 3 when there is no key directory to work on: a command that
-    changes keys must not make the first ones, and a database, in a wrong working directory."""
-    if settings.key_store == "directory" and not (settings.keys_dir / MANIFEST_NAME).exists():
+    """OperatorError with exit code 3 when there are no keys to work on: a command that changes
+    keys must not make the first ones, and a database, in a wrong working directory."""
+    if settings.key_store == "database":
+        _require_database(settings)
+    elif not (settings.keys_dir / MANIFEST_NAME).exists():
         raise OperatorError(
-            f"there are no signing keys in {settings.keys_dir}: name the directory (--keys-dir, "
+            f"there are no signing keys in {settings.keys_dir.absolute()}: name the directory (--keys-dir, "
             "TOKEN_SERVER_KEYS_DIR), or make keys with `token-server keys init`",
             exit_code=3,
         )
+
+
+def _require_database(settings: Settings) -> None:
+    missing = missing_file(settings)
+    if missing is not None:
+        raise OperatorError(f"there is no database at {missing}, and so no keys", exit_code=3)
 
 
 def list_keys(keyring: Keyring, now: int) -> tuple[KeyRow, ...]:
