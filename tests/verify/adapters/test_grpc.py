@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -78,27 +78,34 @@ def _handlers(behaviors: list[Callable[..., Any]]) -> dict[str, Any]:
 
 
 @contextmanager
-def threaded(protect: Protect, handlers: dict[str, Any]) -> Iterator[str]:
-    server = grpc.server(ThreadPoolExecutor(1), interceptors=[protect])
-    server.add_registered_method_handlers("orders.Orders", handlers)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(None).wait()
+def threaded(protect: Protect, handlers: dict[str, Any]) -> Iterator[tuple[str, Executor]]:
+    """The address of a server, and its only thread."""
+    with ThreadPoolExecutor(1) as pool:
+        server = grpc.server(pool, interceptors=[protect])
+        server.add_registered_method_handlers("orders.Orders", handlers)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}", pool
+        finally:
+            server.stop(None).wait()
 
 
 @asynccontextmanager
-async def on_asyncio(protect: AsyncProtect, handlers: dict[str, Any]) -> AsyncIterator[str]:
-    server = grpc.aio.server(ThreadPoolExecutor(1), interceptors=[protect])
+async def on_asyncio(
+    protect: AsyncProtect, handlers: dict[str, Any]
+) -> AsyncIterator[tuple[str, Executor]]:
+    """The same; the thread runs plain methods."""
+    pool = ThreadPoolExecutor(1)
+    server = grpc.aio.server(pool, interceptors=[protect])
     server.add_registered_method_handlers("orders.Orders", handlers)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        yield f"127.0.0.1:{port}"
+        yield f"127.0.0.1:{port}", pool
     finally:
         await server.stop(None)
+        await asyncio.to_thread(pool.shutdown)  # its thread may still wait for this loop
 
 
 def call(address: str, name: str, metadata: Any = GOOD, *, method: str = "") -> bytes:
@@ -127,7 +134,7 @@ EXPECTED = {
 @pytest.mark.parametrize("name", SHAPES)
 def test_each_shape_is_protected_on_threads(name: str) -> None:
     """Claims inside of the method and between its answers; nothing without a token."""
-    with threaded(Protect(forge.verifier(), "orders:read"), plain_handlers()) as address:
+    with threaded(Protect(forge.verifier(), "orders:read"), plain_handlers()) as (address, _):
         assert call(address, name) == EXPECTED[name]
         with pytest.raises(grpc.RpcError) as refused:
             call(address, name, ())
@@ -141,16 +148,11 @@ async def test_each_shape_is_protected_on_asyncio(
 ) -> None:
     """Coroutines, and plain methods that the server runs in threads."""
     protect = AsyncProtect(forge.verifier(), "orders:read")
-    async with on_asyncio(protect, handlers()) as address:
+    async with on_asyncio(protect, handlers()) as (address, _):
         assert await asyncio.to_thread(call, address, name) == EXPECTED[name]
         with pytest.raises(grpc.RpcError) as refused:
             await asyncio.to_thread(call, address, name, ())
     assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
-
-
-def greet(_request: bytes, _context: Any) -> bytes:
-    claims = find_claims()
-    return claims.client_id.encode() if claims else b"stranger"
 
 
 def insist(_request: bytes, _context: Any) -> bytes:
@@ -161,21 +163,19 @@ def insist(_request: bytes, _context: Any) -> bytes:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-async def test_thread_of_the_pool_forgets_its_last_caller(name: str) -> None:
-    """One thread for all: a stranger after a caller is a stranger."""
-    handlers = {**plain_handlers(), "Greet": grpc.unary_unary_rpc_method_handler(greet)}
-    methods = {"/orders.Orders/Greet": PUBLIC}
-    for_threads = Protect(forge.verifier(), methods=methods)
-    with threaded(for_threads, handlers) as address:
-        call(address, name)
-        assert call(address, "UnaryUnary", (), method="/orders.Orders/Greet") == b"stranger"
-    for_asyncio = AsyncProtect(forge.verifier(), methods=methods)
-    async with on_asyncio(for_asyncio, handlers) as address:
-        await asyncio.to_thread(call, address, name)
-        greeting = await asyncio.to_thread(
-            call, address, "UnaryUnary", (), method="/orders.Orders/Greet"
-        )
-    assert greeting == b"stranger"
+def test_thread_of_a_server_forgets_its_last_caller(name: str) -> None:
+    """Whatever else runs in that thread must not act for a caller who has gone."""
+    with threaded(Protect(forge.verifier()), plain_handlers()) as (address, pool):
+        assert call(address, name) == EXPECTED[name]
+        assert pool.submit(find_claims).result(20) is None
+
+
+@pytest.mark.parametrize("name", SHAPES)
+async def test_thread_for_plain_methods_forgets_its_last_caller(name: str) -> None:
+    """As on the other server."""
+    async with on_asyncio(AsyncProtect(forge.verifier()), plain_handlers()) as (address, pool):
+        assert await asyncio.to_thread(call, address, name) == EXPECTED[name]
+        assert await asyncio.wrap_future(pool.submit(find_claims)) is None
 
 
 def test_requirement_of_a_service_holds_for_its_methods_but_for_those_named() -> None:
