@@ -5,12 +5,14 @@ with the demo secrets but not the secrets: what is no terminal is often a log.
 """
 
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from token_server.config import Settings
+from token_server.config_loading import DEFAULT_DATABASE_URL
 from token_server.config_values import hide_password
 from token_server.services.demo import Demo
 from token_server.services.installation import package_version
@@ -98,4 +100,21 @@ Tokens for the user, and a refresh:
     -d refresh_token="$REFRESH_TOKEN" {token_url}
 
 What a service needs to verify them:
-  curl -s {shlex.quote(server.settings.issuer + JWKS_PATH)}"""
+  curl -s {shlex.quote(server.settings.issuer + JWKS_PATH)}
+
+See the signing keys rotate (README, "Rotate keys"): what comes, and a rotation that begins now:
+  {_program(server.settings)} keys plan
+  {_program(server.settings)} keys rotate"""
+
+
+def _program(settings: Settings) -> str:
+    """This program on these keys and this database, for the next terminal."""
+    words = [sys.argv[0]]
+    if Path(sys.argv[0]).name != "token-server":
+        words = [sys.executable, "-m", "token_server"]
+    if settings.keys_dir != Path("keys"):
+        words += ["--keys-dir", str(settings.keys_dir)]
+    database_url = settings.database_url.reveal()
+    if database_url.startswith("sqlite:") and database_url != DEFAULT_DATABASE_URL:
+        words += ["--database-url", database_url]
+    return shlex.join(words)

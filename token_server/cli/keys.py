@@ -9,6 +9,7 @@ import asyncio
 import os
 import shutil
 import sys
+import textwrap
 from datetime import UTC, datetime
 
 import click
@@ -137,13 +138,14 @@ def _plan_text(plan: KeyPlan, *, is_drawn: bool | None) -> str:
     ]
     if is_drawn if is_drawn is not None else is_terminal:
         lines += [*draw(plan.lives, plan.now, _canvas(width, is_terminal=is_terminal)), ""]
-    lines.append(_line("STATE", "KID", "ALG", "SIGNS FROM", "LEAVES THE JWKS"))
-    lines += [_key_line(row) for row in plan.keys]
+    lines.append(f"{'STATE':<11}  {'KID':<43}  SIGNS FROM")
+    lines += [f"{row.state:<11}  {row.kid:<43}  {_date(row.activate_at)}" for row in plan.keys]
     if plan.next_kid is not None:
         lines += ["", _promotion_text(plan)]
     lines += ["", "What happens next (~ follows from the settings, the rest is fixed):"]
     lines += event_lines(plan.events, plan.now, width if is_terminal else None)
-    lines += ["", basis_text(plan.basis), *plan.notes]
+    for text in ("", basis_text(plan.basis), *plan.notes):
+        lines += textwrap.wrap(text, width) if is_terminal and text else [text]
     return "\n".join(lines)
 
 

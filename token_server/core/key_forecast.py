@@ -16,8 +16,8 @@ from token_server.records import KeyState, SigningKey
 
 _MOST_INSTANTS = 200
 _SWITCHES = 2  # the coming one, and the one after it
-_KNOWN = "every verifier can know it (I2): from now on `keys promote` is allowed"
-_LEAVES = "the last token it signed has expired, and no cache needs it (I4)"
+_KNOWN = "every verifier can know it: `keys promote` is allowed (I2)"
+_LEAVES = "its last token has expired, and no cache needs it (I4)"
 
 
 class What(enum.StrEnum):
@@ -219,7 +219,7 @@ def _note_state(play: _Play, key: SigningKey, state: KeyState) -> None:
         play.switches += 1
         real = play.real.find(key.kid)
         is_firm = real is not None and real.activate_at is not None
-        why = "its date; the key before only verifies from then on"
+        why = "its date; the key before only verifies"
         play.events.append(Event(now, What.SIGNS, key.kid, why, is_firm=is_firm))
 
 

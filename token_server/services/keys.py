@@ -117,8 +117,8 @@ def require_keys(settings: Settings) -> None:
         _require_database(settings)
     elif not (settings.keys_dir / MANIFEST_NAME).exists():
         raise OperatorError(
-            f"there are no signing keys in {settings.keys_dir.absolute()}: name the directory (--keys-dir, "
-            "TOKEN_SERVER_KEYS_DIR), or make keys with `token-server keys init`",
+            f"there are no signing keys in {settings.keys_dir.absolute()}: name the directory "
+            "(--keys-dir, TOKEN_SERVER_KEYS_DIR), or make keys with `token-server keys init`",
             exit_code=3,
         )
 
