@@ -55,7 +55,9 @@ class Connection(asyncio.Protocol):
         return waiter
 
     async def request(self, request: bytes) -> Reply:
-        return await asyncio.wait_for(self.send(request), REPLY_TIMEOUT_S)
+        # Not `wait_for`: before Python 3.12 it loses a cancellation that meets the reply.
+        async with asyncio.timeout(REPLY_TIMEOUT_S):
+            return await self.send(request)
 
     def close(self) -> None:
         if self._transport is not None:
