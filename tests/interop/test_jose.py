@@ -1,9 +1,6 @@
 """npm `jose`, unmodified: createRemoteJWKSet and jwtVerify in a real Node.js (RFC 9068 §4)."""
 
 import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +8,14 @@ import pytest
 import requests
 
 from tests.interop.conftest import AUDIENCE, CONFIDENTIAL, Service
-
-SOURCE = Path(__file__).parent / "node"
-NPM = shutil.which("npm")
+from tests.support.node import MISSING, SOURCE, has_node, install_node_project, run_node
 
 
 @pytest.fixture(scope="session")
 def node_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The locked dependencies, installed as any Node.js project installs them."""
-    if NPM is None or shutil.which("node") is None:
-        pytest.skip("npm is not installed: the interop run with jose needs Node.js 20 and npm")
-    directory = tmp_path_factory.mktemp("node")
-    for name in ("package.json", "package-lock.json", "verify.mjs"):
-        shutil.copyfile(SOURCE / name, directory / name)
-    _run(directory, NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-    return directory
+    if not has_node():
+        pytest.skip(MISSING)
+    return install_node_project(tmp_path_factory.mktemp("node"))
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +36,7 @@ def outcomes(service: Service, node_project: Path) -> dict[str, Any]:
         "other type": {**good, "typ": "secevent+jwt"},
     }
     question = {"jwks_uri": service.jwks_uri, "issuer": service.issuer, "checks": checks}
-    printed = _run(node_project, "node", "verify.mjs", stdin=json.dumps(question))
+    printed = run_node(node_project, ("node", "verify.mjs"), stdin=json.dumps(question))
     return dict(json.loads(printed))
 
 
@@ -78,19 +68,3 @@ def test_lock_file_names_no_registry() -> None:
     assert packages
     assert all(entry["integrity"].startswith("sha512-") for entry in packages)
     assert not any("resolved" in entry for entry in packages)
-
-
-def _run(directory: Path, *command: str, stdin: str = "") -> str:
-    environ = {**os.environ, "npm_config_update_notifier": "false"}
-    done = subprocess.run(
-        command,
-        cwd=directory,
-        env=environ,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
