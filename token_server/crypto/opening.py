@@ -10,9 +10,11 @@ session and break every verifier.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from token_server.config import Settings
 from token_server.core.key_changes import NewKey
@@ -251,10 +253,22 @@ def make_first_keyring(
 def make_key(master_keys: MasterKeys, settings: Settings, new: NewKey, now: int) -> StoredKey:
     """A new key. One with a date signs without having been published, so its publication counts
     from now; any other counts from when it is first served. Blocks for 0.1 s to seconds."""
-    private = rsa_keys.generate(settings.key_bits)
-    public = rsa_keys.public_half(private.public_key())
+    made = waiting_key(rsa_keys.generate(settings.key_bits), master_keys, now)
+    if new.activate_at is None:
+        return made
     policy = key_policy(settings)
-    is_dated = new.activate_at is not None
+    key = replace(
+        made.key,
+        published_at=now,
+        activate_at=new.activate_at,
+        exp_high_water=now + policy.access_token_ttl_s + policy.head_room_s,
+    )
+    return replace(made, key=key)
+
+
+def waiting_key(private: RSAPrivateKey, master_keys: MasterKeys, now: int) -> StoredKey:
+    """A key as it is stored before anybody has served it."""
+    public = rsa_keys.public_half(private.public_key())
     key = SigningKey(
         kid=public.kid,
         alg=rsa_keys.ALG,
@@ -262,10 +276,10 @@ def make_key(master_keys: MasterKeys, settings: Settings, new: NewKey, now: int)
         n=public.n,
         e=public.e,
         created_at=now,
-        published_at=now if is_dated else None,
-        activate_at=new.activate_at,
+        published_at=None,
+        activate_at=None,
         retire_at=None,
-        exp_high_water=now + policy.access_token_ttl_s + policy.head_room_s if is_dated else None,
+        exp_high_water=None,
         compromised_at=None,
     )
     version = master_keys.current

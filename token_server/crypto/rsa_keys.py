@@ -163,3 +163,35 @@ def load_private(pem: bytes, key_encryption_key: bytes) -> rsa.RSAPrivateKey:
     if not isinstance(private, rsa.RSAPrivateKey):
         raise KeyUnusableError("it is not an RSA key")
     return private
+
+
+class PassPhraseError(KeyUnusableError):
+    """The key is encrypted, and the pass phrase is missing or wrong."""
+
+
+def read_private(pem: bytes, given: bytes | None) -> rsa.RSAPrivateKey:
+    """A private key that somebody else made: PKCS#8 or PKCS#1 in PEM, under the pass phrase
+    `given` or none. PassPhraseError and KeyUnusableError say why it is not taken."""
+    is_encrypted = b"ENCRYPTED" in pem
+    if is_encrypted and not given:
+        raise PassPhraseError("it is encrypted: give its pass phrase")
+    try:
+        private = serialization.load_pem_private_key(pem, given if is_encrypted else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        if is_encrypted:
+            raise PassPhraseError("the pass phrase is wrong, or the key is damaged") from None
+        raise KeyUnusableError("it is not a private key in PEM (PKCS#8 or PKCS#1)") from None
+    if not isinstance(private, rsa.RSAPrivateKey):
+        raise KeyUnusableError("it is not an RSA key")
+    check_public(public_half(private.public_key()))
+    return private
+
+
+def public_pem(n: int, e: int) -> str:
+    """The public half as SubjectPublicKeyInfo in PEM (RFC 7468 13)."""
+    return (
+        rsa.RSAPublicNumbers(e, n)
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        .decode("ascii")
+    )

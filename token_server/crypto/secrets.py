@@ -26,8 +26,7 @@ MASTER_KEY_NAME = "master.key"
 KEY_BYTES = 32
 MAX_VERSION = 0xFFFF  # a refresh token names the version in two bytes
 _LINE = re.compile(r"(?:([1-9][0-9]{0,4}):)?([A-Za-z0-9+/_=-]{43,64})")
-_HEADING = "# Master key of token-server. Keep a copy of it, apart from the database's backups."
-_MADE_WITH = "openssl rand -base64 32"
+MADE_WITH = "openssl rand -base64 32"
 
 # One label per purpose: a key that leaks from one place opens no other (RFC 5869 3.2).
 _REFRESH_MAC = b"token-server/refresh-mac"
@@ -169,7 +168,7 @@ def load_master_keys(path: Path, keys_dir: Path) -> MasterKeys | None:
         content = private_files.read_file(path, rule)
     except FileNotFoundError:
         return None
-    return MasterKeys(_parse(content, path))
+    return MasterKeys(parse_master_keys(content, path))
 
 
 def load_or_create_master_keys(path: Path, keys_dir: Path, entropy: EntropySource) -> MasterKeys:
@@ -206,7 +205,7 @@ def _create(path: Path, entropy: EntropySource) -> MasterKeys:
 def missing_master_key(path: Path) -> str:
     return (
         f"the master key file {path} does not exist: mount it there, or for a new installation "
-        f"make one with `{_MADE_WITH}` and keep a copy in a safe place"
+        f"make one with `{MADE_WITH}` and keep a copy in a safe place"
     )
 
 
@@ -223,7 +222,8 @@ def master_key_warnings(path: Path, keys_dir: Path) -> tuple[str, ...]:
     return ()
 
 
-def _parse(content: bytes, path: Path) -> dict[int, bytes]:
+def parse_master_keys(content: bytes, path: Path) -> dict[int, bytes]:
+    """The keys in a master key file, by version; FileProblemError when it is not one."""
     try:
         text = content.decode("ascii")
     except UnicodeDecodeError:
@@ -237,7 +237,7 @@ def _parse(content: bytes, path: Path) -> dict[int, bytes]:
         if match is None or key is None or (match[1] is None and len(lines) > 1):
             raise FileProblemError(
                 f"{path} is not a master key file: a line is not a version, a colon and 32 bytes "
-                f"in base64url (or the file one key alone, as `{_MADE_WITH}` prints it)"
+                f"in base64url (or the file one key alone, as `{MADE_WITH}` prints it)"
             )
         version = int(match[1] or "1")
         if version in keys or version > MAX_VERSION or key in keys.values():

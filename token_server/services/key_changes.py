@@ -25,11 +25,16 @@ async def change_keys(
     when the key store cannot be read or written: then nothing has changed.
     """
     outcome = await runtime.keys.change(decide, force=force)
+    audit_change(runtime, outcome, actor)
+    return outcome
+
+
+def audit_change(runtime: Runtime, outcome: Outcome, actor: str) -> None:
+    """Leave in the log and in the audit trail what was changed, if anything was."""
     if isinstance(outcome, Changed):
         forced = " ".join(sorted({rule.invariant for rule in outcome.forced}))
         for step in outcome.steps:
             _note(runtime, step, actor, outcome.generation, forced)
-    return outcome
 
 
 def _note(runtime: Runtime, step: Step, actor: str, generation: int, forced: str) -> None:

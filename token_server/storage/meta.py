@@ -11,6 +11,7 @@ from token_server.storage import schema
 EPOCH = "epoch"  # part of every refresh MAC; absent means 0
 KEYRING_ID = "keyring_id"  # the keyring that this database belongs to
 KEY_STORE = "key_store"  # where that keyring is kept; absent means in a key directory
+KEYS_EMERGENCY = "keys_emergency"  # `version:instant` while `keys compromise --all` is at work
 _LIST_SIZE = 131_072  # entries of a status list: a restore continues in a fresh one
 
 _SELECT = select(schema.meta.c.value).where(schema.meta.c.name == bindparam("name"))
@@ -41,8 +42,15 @@ async def insert_if_absent(conn: AsyncConnection, name: str, value: str) -> bool
 
 
 async def restore_epoch(conn: AsyncConnection) -> int:
-    """After a restored backup: the next epoch, so that no old refresh token is current again, and
-    a `seq` that begins a fresh status list. Returns the new epoch."""
+    """After a restored backup: the next epoch, and a `seq` that begins a fresh status list.
+    Returns the new epoch."""
+    epoch = await raise_epoch(conn)
+    await _skip_to_fresh_list(conn)
+    return epoch
+
+
+async def raise_epoch(conn: AsyncConnection) -> int:
+    """The next epoch: no refresh token from before it is good any more. Returns it."""
     raised = await conn.execute(
         text(
             "INSERT INTO meta (name, value) VALUES (:name, '1') ON CONFLICT (name) DO UPDATE"
@@ -50,9 +58,7 @@ async def restore_epoch(conn: AsyncConnection) -> int:
         ),
         {"name": EPOCH},
     )
-    epoch = int(raised.scalar_one())
-    await _skip_to_fresh_list(conn)
-    return epoch
+    return int(raised.scalar_one())
 
 
 async def _skip_to_fresh_list(conn: AsyncConnection) -> None:
