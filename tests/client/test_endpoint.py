@@ -258,6 +258,20 @@ def test_token_endpoint_is_found_by_the_issuer(
     assert paths == ["/.well-known/oauth-authorization-server", "/oauth2/token", "/oauth2/token"]
 
 
+def test_token_endpoint_that_moved_is_found_again(
+    make_source: MakeSource, endpoint: ScriptedEndpoint
+) -> None:
+    """The old one is gone: the metadata is asked once more, in the same fetch."""
+    with scripted_endpoint() as old:
+        endpoint.answer = metadata_of(endpoint, old.token_endpoint)
+        source = make_source(token_endpoint=None, issuer=endpoint.url)
+        source.invalidate(source.get_token())
+    endpoint.answer = metadata_of(endpoint, endpoint.token_endpoint)
+    assert source.get_token().startswith("token-")
+    paths = [asked.path for asked in endpoint.asked]
+    assert paths == ["/.well-known/oauth-authorization-server"] * 2 + ["/oauth2/token"]
+
+
 def test_metadata_of_another_issuer_is_refused(
     make_source: MakeSource, endpoint: ScriptedEndpoint
 ) -> None:

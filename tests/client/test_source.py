@@ -313,6 +313,37 @@ def test_callers_do_not_wait_for_ever(make_source: MakeSource, endpoint: Scripte
     assert len(endpoint.asked) == 3
 
 
+def test_answer_that_never_ends_is_given_up(
+    make_source: MakeSource, endpoint: ScriptedEndpoint
+) -> None:
+    """A byte now and then keeps each single wait short, but not all of them."""
+    endpoint.will_say(replace(granted(), drip_s=0.05))
+    with pytest.raises(TokenUnavailableError, match="too slowly"):
+        make_source(timeout_s=0.2).get_token()
+
+
+def test_back_off_begins_anew_after_a_success(
+    make_source: MakeSource, endpoint: ScriptedEndpoint, clock: StoppedClock
+) -> None:
+    """An outage of yesterday does not make today's first failure a long one."""
+    source = make_source()
+    for _ in range(6):
+        endpoint.will_say(refused(503, "temporarily_unavailable"))
+        with pytest.raises(TokenUnavailableError):
+            source.get_token()
+        clock.now += 60
+    endpoint.will_say(granted())
+    source.get_token()
+    clock.now += 1000
+    endpoint.will_say(refused(503, "temporarily_unavailable"))
+    with pytest.raises(TokenUnavailableError):
+        source.get_token()
+    with pytest.raises(TokenUnavailableError) as caught:  # says how long the back-off lasts
+        source.get_token()
+    assert caught.value.retry_after_s is not None
+    assert caught.value.retry_after_s <= 1
+
+
 # --- a token that a service refused ---------------------------------------------------------------
 
 

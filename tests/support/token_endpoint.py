@@ -23,13 +23,15 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One answer; `cut_bytes` closes the connection after so many bytes of the body."""
+    """One answer; `cut_bytes` closes the connection after so many bytes of the body, `drip_s` is
+    waited before each of them."""
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     cut_bytes: int | None = None
+    drip_s: float = 0.0
 
 
 def granted(access_token: str = "token-1", **members: object) -> Said:
@@ -89,6 +91,9 @@ def scripted_endpoint(tls: ssl.SSLContext | None = None) -> Iterator[ScriptedEnd
             self.send_header("Content-Length", str(len(said.body)))
             self.end_headers()
             with contextlib.suppress(OSError):  # a client that does not want all of it
+                for octet in said.body[:100] if said.drip_s else b"":
+                    time.sleep(said.drip_s)
+                    self.wfile.write(bytes([octet]))
                 self.wfile.write(said.body[: said.cut_bytes])
 
         do_GET = do_POST  # noqa: N815 - the standard library's names

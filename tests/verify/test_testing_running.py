@@ -99,29 +99,49 @@ def test_failing_test_leaves_nothing_behind() -> None:
     assert not seen[0].directory.exists()
 
 
-@pytest.mark.parametrize(
-    ("then", "signals"),
-    [
-        pytest.param("time.sleep(60)", [signal.SIGINT], id="ctrl_c"),
-        pytest.param("time.sleep(60)", [signal.SIGKILL], id="kill_9"),
-        pytest.param("os._exit(1)", [], id="as_pytest_timeout_ends"),
-    ],
-)
-def test_server_does_not_outlive_its_tests(then: str, signals: list[signal.Signals]) -> None:
-    """However the process that started it dies."""
+def start(then: str) -> tuple["subprocess.Popen[str]", str, Path]:
+    """A process that has started a server, the server's address and its directory."""
     program = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM.format(then=then)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        start_new_session=True,  # as a terminal does, which sends Ctrl-C to the whole group
     )
     assert program.stdout is not None
     issuer, directory = program.stdout.readline().split()
-    for number in signals:
-        os.kill(program.pid, number)
-    program.wait(30)
-    program.stdout.close()
-    wait_until(lambda: not answers(issuer) and not Path(directory).exists())
+    return program, issuer, Path(directory)
+
+
+@pytest.mark.parametrize(
+    ("then", "is_killed"),
+    [
+        pytest.param("time.sleep(60)", True, id="kill_9"),
+        pytest.param("os._exit(1)", False, id="as_pytest_timeout_ends"),
+    ],
+)
+def test_server_does_not_outlive_its_tests(then: str, *, is_killed: bool) -> None:
+    """However the process that started it dies."""
+    program, issuer, directory = start(then)
+    if is_killed:
+        program.kill()
+    program.communicate(timeout=30)
+    wait_until(lambda: not answers(issuer) and not directory.exists())
+
+
+def test_ctrl_c_is_for_the_tests_which_then_stop_the_server() -> None:
+    """Teardowns still find it; after them it is gone."""
+    waiting = "print('waiting', flush=True); time.sleep(60)"
+    teardown = "urllib.request.urlopen(server.jwks_uri); print('found', flush=True)"
+    then = f"import urllib.request\n    try: {waiting}\n    finally: {teardown}"
+    program, issuer, directory = start(then)
+    assert program.stdout is not None
+    assert program.stdout.readline() == "waiting\n"
+    os.killpg(program.pid, signal.SIGINT)
+    printed, _ = program.communicate(timeout=30)
+    assert printed == "found\n"
+    assert not answers(issuer)
+    assert not directory.exists()
 
 
 def test_secrets_are_not_in_its_repr(running: RunningTokenServer) -> None:

@@ -135,12 +135,10 @@ class TokenSource:
         step = self._next()
         if isinstance(step, str):
             return step
-        landing = asyncio.wrap_future(step)  # running: cancelling it here is without effect there
-        try:
-            done, _ = await asyncio.wait({landing}, timeout=self._patience_s)
-            return self._settle(landing.result() if done else None)
-        finally:
-            landing.cancel()  # or it would report to an event loop that is closed by then
+        # It is running, so cancelling it here is without effect there.
+        landing = asyncio.wrap_future(step)
+        done, _ = await asyncio.wait({landing}, timeout=self._patience_s)
+        return self._settle(landing.result() if done else None)
 
     def invalidate(self, token: str) -> bool:
         """Say that a service refused this token with 401; whether another try makes sense.
