@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import jwt
 import pytest
@@ -26,6 +27,7 @@ from tests.support.issuer import (
     running_issuer,
 )
 from tests.support.process import ROOT
+from token_server.verify import StaticKeySet, Verifier
 
 VERIFYING = (ROOT / "docs" / "verifying.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", VERIFYING, re.DOTALL)
@@ -90,6 +92,23 @@ def test_first_service_runs_as_it_stands(issuer: Issuer, tmp_path: Path) -> None
             for token in (None, issuer.token_of(READER), issuer.token_of(WRITER))
         ]
     assert statuses == [401, 200, 403]
+
+
+def test_every_way_to_make_a_verifier_works(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Line by line, each verifies the same token."""
+    monkeypatch.setenv("TOKEN_VERIFY_ISSUER", issuer.issuer)
+    monkeypatch.setenv("TOKEN_VERIFY_AUDIENCE", AUDIENCE)
+    with urlopen(f"{issuer.issuer}/.well-known/jwks.json") as answer:
+        names = {"ISSUER": issuer.issuer, "AUDIENCE": AUDIENCE, "octets": answer.read()}
+    names |= {"Verifier": Verifier, "StaticKeySet": StaticKeySet}
+    lines = block("python", "from_environment()  #").replace("https://auth.example", issuer.issuer)
+    verifiers = [eval(line, names) for line in lines.splitlines()]  # noqa: S307 - our own page
+    assert len(verifiers) == 5
+    for verifier in verifiers:
+        assert verifier.verify_sync(issuer.token_of(READER)).client_id == "reader"
+        verifier.close()
 
 
 @pytest.mark.parametrize(
