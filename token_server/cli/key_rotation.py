@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable
 import click
 
 from token_server.cli.context import CliContext, emit, json_option, run, stated_policy
-from token_server.cli.key_texts import change_text, refusal_text
+from token_server.cli.key_texts import change_text, emergency_text, refusal_text
 from token_server.runtime import Runtime
+from token_server.services.key_emergency import compromise_everything
 from token_server.services.key_rotation import (
     Asked,
     ChangeReport,
@@ -98,19 +99,37 @@ def rollback_command(cli: CliContext, *, force: bool, dry_run: bool, as_json: bo
 
 
 @click.command("compromise")
-@click.argument("kid")
+@click.argument("kid", required=False)
+@click.option("--all", "is_all", is_flag=True, help="Every key, the master key and all sessions.")
+@click.option("--yes", is_flag=True, help="With --all: do not ask.")
 @dry_run_option
 @json_option
 @click.pass_obj
-def compromise_command(cli: CliContext, *, kid: str, dry_run: bool, as_json: bool) -> None:
+def compromise_command(cli: CliContext, /, *, kid: str | None, is_all: bool, **how: bool) -> None:
     """Drop the key KID at once: others may have it.
 
     It leaves the published keys and never signs again; if it signed, the next key signs from now
     on. Running servers follow within a second. Nobody is logged out. Exit code 3 when no key is
     called KID. docs/keys.md has the runbook.
+
+    With --all, when somebody may have read the host or the key store: every key is dropped, the
+    next one too, and the master key with them; keys that were never published sign at once, and
+    all sessions end. If it is stopped half-way, do it again: that completes it.
     """
-    asked = _asked(cli, "compromise", dry_run=dry_run)
-    _carry_out(cli, lambda runtime: compromise_key(runtime, kid, asked), as_json=as_json)
+    if (kid is None) is not is_all:
+        raise click.UsageError("Name one KID, or give --all.")
+    asked = _asked(cli, "compromise", dry_run=how["dry_run"])
+    if kid is not None:
+        _carry_out(cli, lambda runtime: compromise_key(runtime, kid, asked), as_json=how["as_json"])
+        return
+    if not (how["yes"] or asked.dry_run):
+        click.confirm("Drop every key and end every session of every user?", abort=True, err=True)
+    report = run(
+        cli,
+        lambda runtime: compromise_everything(runtime, dry_run=asked.dry_run),
+        with_keys=True,
+    )
+    emit(report, lambda: emergency_text(report), as_json=how["as_json"])
 
 
 def _asked(cli: CliContext, verb: Verb, *, force: bool = False, dry_run: bool = False) -> Asked:

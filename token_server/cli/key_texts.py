@@ -15,10 +15,13 @@ from token_server.core.key_forecast import Event, What
 from token_server.core.key_policy import KeyPolicy
 from token_server.core.key_verifiers import Effect
 from token_server.crypto.opening import POLICY_SETTINGS
+from token_server.services.key_emergency import EmergencyReport
 from token_server.services.key_plan import Basis
 from token_server.services.key_rotation import ChangeReport, Switch
 
 _FEW_EVENTS = 6
+_LEAST_ROOM = 30  # for the reason of an event beside it
+_INDENT = 27  # of a reason below its event
 _HAPPENS = {
     What.MADE: "is made and published",
     What.KNOWN: "could sign",
@@ -99,25 +102,47 @@ def _when(at: int, now: int) -> str:
     return f"{instant_text(at)} ({relative_text(at, now)})"
 
 
+def emergency_text(report: EmergencyReport) -> str:
+    """What `compromise --all` did, or would do, and what is left to the operator."""
+    if report.dry_run:
+        lines = ["Dry run: nothing has changed. This would be done:"]
+    else:
+        lines = [f"Every key was dropped (generation {report.generation})."]
+    lines += [f"  {_step_text(step, report.now)}" for step in report.steps]
+    lines += [
+        f"  master key version {report.master_version} takes the place of all others",
+        f"  {report.sessions_ended} sessions end: people log in anew, services ask for new tokens",
+        "",
+        "The key that signs then was never published. What that means for those who verify:",
+        *_effect_lines(report.effects, has_dropped=True),
+    ]
+    if report.todo:
+        lines += ["", "What is left to you:", *(f"  - {step}" for step in report.todo)]
+    return "\n".join(lines)
+
+
 def _switch_lines(switch: Switch, report: ChangeReport) -> list[str]:
     """What a switch before its time costs, by kind of verifier."""
-    dropped, verb = report.dropped, "would sign" if report.dry_run else "signs"
+    verb = "would sign" if report.dry_run else "signs"
     known = f"has been published for {duration_text(switch.known_s)}"
     subject = f"The key that {verb} now {known if switch.known_s else 'was never published'}"
     failing = [effect for effect in switch.effects if effect.refuses_for_s or effect.first_fails]
-    if not failing and dropped is None:
+    if not failing and report.dropped is None:
         return [f"{subject}: no verifier refuses its tokens."]
-    columns = [("VERIFIER (with its defaults)", "REFUSES THE NEW KEY'S TOKENS")]
-    columns += [(effect.verifier, _refusal(effect)) for effect in switch.effects]
-    rows = [f"  {name:<36}  {refuses:<30}" for name, refuses in columns]
-    if dropped is not None:
-        trusts = ["ACCEPTS THE DROPPED KEY", *(_trust(effect) for effect in switch.effects)]
-        rows = [f"{row}  {trust}" for row, trust in zip(rows, trusts, strict=True)]
     return [
         f"{subject}. What that means for those who verify:",
-        *(row.rstrip() for row in rows),
-        "A verifier that is restarted knows the new keys at once.",
+        *_effect_lines(switch.effects, has_dropped=report.dropped is not None),
     ]
+
+
+def _effect_lines(effects: Sequence[Effect], *, has_dropped: bool) -> list[str]:
+    rows = [("VERIFIER (with its defaults)", "REFUSES THE NEW KEY'S TOKENS", "TRUSTS DROPPED KEYS")]
+    rows += [(effect.verifier, _refusal(effect), _trust(effect)) for effect in effects]
+    lines = [
+        f"  {name:<36}  {refuses:<28}  {trusts if has_dropped else ''}".rstrip()
+        for name, refuses, trusts in rows
+    ]
+    return [*lines, "A verifier that is restarted fetches the keys anew, and knows them at once."]
 
 
 def _refusal(effect: Effect) -> str:
@@ -147,12 +172,13 @@ def event_lines(events: Sequence[Event], now: int, width: int | None = None) -> 
             f" {mark}{instant_text(event.at)}  {relative_text(event.at, now):<14}  "
             f"{short_kid(event.kid):<8}  {_HAPPENS[event.what]:<21}  "
         )
-        if width is None or width - len(begin) < len(event.why):
-            room = max(20, (width or 10_000) - len(begin))
+        if width is None or width >= len(begin) + len(event.why):
+            lines.append(begin + event.why)
+        elif width >= len(begin) + _LEAST_ROOM:
+            first, *rest = textwrap.wrap(event.why, width - len(begin))
+            lines += [begin + first, *(" " * len(begin) + line for line in rest)]
         else:
-            room = len(event.why)
-        first, *rest = textwrap.wrap(event.why, room) or [""]
-        lines += [begin + first, *(" " * len(begin) + line for line in rest)]
+            lines += [begin.rstrip(), " " * _INDENT + event.why]
     return lines
 
 

@@ -42,7 +42,7 @@ def verifier_kinds(jwks_max_age_s: int) -> tuple[VerifierKind, ...]:
         VerifierKind("Istio (istiod)", 1200, None),
         VerifierKind("Amazon API Gateway", 2 * HOUR_S, None),
         VerifierKind("ASP.NET Core JwtBearer", 12 * HOUR_S, 300, first_fails=True),
-        VerifierKind("Microsoft.IdentityModel before 6.8", 24 * HOUR_S, 30, first_fails=True),
+        VerifierKind("Microsoft.IdentityModel until 2021", 24 * HOUR_S, 30, first_fails=True),
     )
 
 
