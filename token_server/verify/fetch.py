@@ -34,7 +34,7 @@ class FetchResult(NamedTuple):
 class Fetcher(Protocol):
     """Gets a document. Called from a thread of the library's own; may block there."""
 
-    def fetch(self, url: str, etag: str | None, timeout_s: float) -> FetchResult:
+    def fetch(self, url: str, etag: str | None, timeout_s: float, /) -> FetchResult:
         """One GET within `timeout_s`, at most MAX_BODY_BYTES, no redirects; raises FetchError.
 
         With `etag`, sends `If-None-Match`.

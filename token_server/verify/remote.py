@@ -83,6 +83,8 @@ class KeySetStats(NamedTuple):
     failures_in_a_row: int
     kid_refetches: int
     """Attempts for the sake of an unknown `kid`."""
+    absent_kids: int
+    """Remembered as not there; never more than 256."""
 
 
 class _Held(NamedTuple):
@@ -209,6 +211,7 @@ class RemoteKeySet:
             failures=self._failures,
             failures_in_a_row=self._failures_in_a_row,
             kid_refetches=self._kid_refetches,
+            absent_kids=len(self._absent),
         )
 
     def reset_after_fork(self) -> None:
