@@ -23,6 +23,7 @@ from token_server.web.forms import MAX_BODY_BYTES
 from token_server.web.oauth import token_handler
 from token_server.web.openapi import openapi_handler
 from token_server.web.requests import request_id
+from token_server.web.status_lists import status_list_handler
 from token_server.web.well_known import well_known_handlers
 
 _log = get_logger(__name__)
@@ -34,6 +35,7 @@ def create_app(runtime: Runtime, more_handlers: Sequence[ASGIRouteHandler] = ())
         token_handler(runtime),
         *account_handlers(runtime),
         *well_known_handlers(runtime),
+        status_list_handler(runtime),
         openapi_handler(runtime),
         *more_handlers,
     ]

@@ -31,6 +31,7 @@ from token_server.storage.client_cache import ClientCache
 from token_server.storage.engine import Store, open_store
 from token_server.storage.families import rotation_batcher
 from token_server.storage.signing_keys import sealed_store
+from token_server.storage.status_cache import StatusCache, ensure_status_key
 from token_server.storage.throttle import Decision, Step, step_batcher
 
 _log = get_logger(__name__)
@@ -111,6 +112,7 @@ class Runtime:
     rotations: Batcher[RotationEntry, Family | None]
     clients: ClientCache
     replays: ReplayLedger
+    status: StatusCache
     guesses: Batcher[Step, Decision]
     refused_guesses: RefusedGuesses
     background: BackgroundWriter
@@ -185,6 +187,7 @@ async def open_runtime(
         surroundings = Surroundings(
             settings, clock.now, clock.monotonic, entropy.token_bytes, stated
         )
+        status_key = await ensure_status_key(store, entropy.token_bytes)
         metrics = Metrics()
         hasher = PasswordHasher(
             Argon2Cost(
@@ -214,6 +217,7 @@ async def open_runtime(
             rotations=rotations,
             clients=ClientCache(store, clock.monotonic),
             replays=ReplayLedger(),
+            status=StatusCache(store, status_key, clock.monotonic),
             guesses=guesses,
             refused_guesses=RefusedGuesses(),
             background=background,

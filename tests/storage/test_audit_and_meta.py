@@ -5,7 +5,7 @@ import asyncio
 from tests.storage.test_families import start_login
 from tests.support.databases import TEST_EPOCH as NOW
 from token_server.records import AuditEvent, AuditEventType
-from token_server.storage import audit, families, meta
+from token_server.storage import audit, families, meta, restoring
 from token_server.storage.engine import Store
 
 LIST_SIZE = 131_072
@@ -82,14 +82,14 @@ async def test_values_are_set_and_inserted_once(store: Store) -> None:
 async def test_restore_raises_the_epoch_and_starts_a_fresh_status_list(store: Store) -> None:
     """refresh.md 11: old tokens are not current again, and no status position is given twice."""
     async with store.write() as conn:
-        assert await meta.restore_epoch(conn) == 1
+        assert await restoring.restore_epoch(conn) == 1
     login = await start_login(store)
-    assert login.family.seq == LIST_SIZE
+    assert login.family.seq == 1025 * LIST_SIZE
     await start_login(store)
     async with store.write() as conn:
-        assert await meta.restore_epoch(conn) == 2
+        assert await restoring.restore_epoch(conn) == 2
         assert await meta.get(conn, meta.EPOCH) == "2"
         # Every row is pruned, and nobody logs in before the next restore.
         assert await families.prune_families(conn, NOW + 10**9, 100) == 2
-        assert await meta.restore_epoch(conn) == 3
-    assert (await start_login(store)).family.seq == 2 * LIST_SIZE
+        assert await restoring.restore_epoch(conn) == 3
+    assert (await start_login(store)).family.seq == 3 * 1025 * LIST_SIZE

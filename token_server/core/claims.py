@@ -5,6 +5,10 @@ No `nbf`, no e-mail, no names: a token is read by many services and lives in the
 
 from dataclasses import dataclass
 
+from token_server.core.status_list import Position
+
+Claims = dict[str, str | int | list[str] | dict[str, dict[str, str | int]]]
+
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
@@ -21,9 +25,10 @@ class AccessToken:
     sid: str | None = None
     auth_time: int | None = None
     roles: tuple[str, ...] = ()
+    status: Position | None = None  # where its revocation would show
 
 
-def access_token_claims(token: AccessToken) -> dict[str, str | int | list[str]]:
+def access_token_claims(token: AccessToken) -> Claims:
     """The claims as they go into the JWT; `aud` is a string when one, an array when several.
 
     Raises ValueError for an empty audience: such a token would be good everywhere or nowhere,
@@ -31,7 +36,7 @@ def access_token_claims(token: AccessToken) -> dict[str, str | int | list[str]]:
     """
     if not token.audience:
         raise ValueError("an access token has at least one audience")
-    claims: dict[str, str | int | list[str]] = {
+    claims: Claims = {
         "iss": token.issuer,
         "sub": token.subject,
         "aud": token.audience[0] if len(token.audience) == 1 else list(token.audience),
@@ -48,4 +53,11 @@ def access_token_claims(token: AccessToken) -> dict[str, str | int | list[str]]:
         claims["auth_time"] = token.auth_time
     if token.roles:
         claims["roles"] = list(token.roles)
+    if token.status is not None:
+        claims["status"] = status_claim(token.status, token.issuer)
     return claims
+
+
+def status_claim(position: Position, issuer: str) -> dict[str, dict[str, str | int]]:
+    """The `status` claim (draft-ietf-oauth-status-list-21 §6.2)."""
+    return {"status_list": {"idx": position.index, "uri": position.name.uri(issuer)}}

@@ -92,8 +92,9 @@ class BitArray:
 
     __slots__ = ("_bytes",)
 
-    def __init__(self) -> None:
-        self._bytes = bytearray(LIST_SIZE // 8)
+    def __init__(self, *, is_full: bool = False) -> None:
+        """`is_full`: every entry is revoked."""
+        self._bytes = bytearray(b"\xff" if is_full else b"\0") * (LIST_SIZE // 8)
 
     def set(self, index: int) -> bool:
         """Mark as revoked; False when it was already."""

@@ -13,6 +13,7 @@ import msgspec
 from token_server.core.claims import AccessToken, access_token_claims
 from token_server.core.client_policy import REFRESH_TOKEN
 from token_server.core.refresh import TokenText, encode_refresh_token
+from token_server.core.status_list import Position
 from token_server.errors import InvalidGrantError, UnavailableError
 from token_server.logs import get_logger
 from token_server.records import AuditEvent, AuditEventType, Client, Family, Secret, User
@@ -163,6 +164,7 @@ async def _sign(
         sid=None if family is None else family.sid,
         auth_time=None if family is None else family.auth_time,
         roles=() if family is None else family.roles,
+        status=await _status(runtime, client, family, context.now),
     )
     compact, kid = await runtime.keys.sign_compact(
         client.access_token_typ or runtime.settings.access_token_typ,
@@ -188,6 +190,18 @@ async def _sign(
         request_id=context.request_id,
     )
     return response
+
+
+async def _status(
+    runtime: Runtime, client: Client, family: Family | None, now: int
+) -> Position | None:
+    """Where the token's revocation would show: with its session, or by itself if the client's
+    machine tokens are revocable (revocation.md)."""
+    if family is not None:
+        return runtime.status.session_position(family.seq)
+    if not client.is_revocable:
+        return None
+    return runtime.status.machine_position(await runtime.status.machine_number(now))
 
 
 def _refresh_token(runtime: Runtime, client: Client, family: Family | None) -> Secret[str] | None:

@@ -17,7 +17,15 @@ from token_server.config_values import hide_password
 from token_server.errors import OperatorError
 from token_server.records import AuditEvent, AuditEventType
 from token_server.runtime import Clock, Runtime
-from token_server.storage import audit, backup, families, meta, migrations, throttle
+from token_server.storage import (
+    audit,
+    backup,
+    families,
+    meta,
+    migrations,
+    restoring,
+    throttle,
+)
 from token_server.storage.database_url import SqliteAddress, parse_database_url
 from token_server.storage.engine import Store, open_store
 from token_server.storage.inspection import describe_database
@@ -112,7 +120,7 @@ async def mark_restored(runtime: Runtime) -> int:
     again; the new epoch. Servers that run must be restarted to know it."""
     now = runtime.clock.now()
     async with runtime.store.write() as connection:
-        epoch = await meta.restore_epoch(connection)
+        epoch = await restoring.restore_epoch(connection)
         event = _event(AuditEventType.DATABASE_RESTORED, now, epoch=epoch)
         await audit.insert_events(connection, [event])
     runtime.audit.log(event)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from token_server.config import Settings
 from token_server.core.client_auth import ClientAuthMethod
+from token_server.core.status_list import PATH as STATUS_LISTS_PATH
 
 TOKEN_PATH = "/oauth2/token"
 JWKS_PATH = "/.well-known/jwks.json"
@@ -19,6 +20,7 @@ def server_metadata(settings: Settings, grant_types: Iterable[str]) -> dict[str,
         "issuer": settings.issuer,
         "token_endpoint": base + TOKEN_PATH,
         "jwks_uri": base + JWKS_PATH,
+        "status_list_aggregation_endpoint": base + STATUS_LISTS_PATH,
         "response_types_supported": [],  # required by RFC 8414 §2; there is no such endpoint
         "grant_types_supported": sorted(grant_types),
         "token_endpoint_auth_methods_supported": [method.value for method in ClientAuthMethod],

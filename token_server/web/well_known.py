@@ -25,13 +25,13 @@ METADATA_PATHS = (
     "/.well-known/openid-configuration",
 )
 _ALLOW = (b"allow", b"GET, HEAD, OPTIONS")
-_CORS = (
+CORS = (
     (b"access-control-allow-origin", b"*"),
     (b"cross-origin-resource-policy", b"cross-origin"),
     (b"access-control-expose-headers", b"ETag"),
 )
 _PREFLIGHT = (
-    *_CORS,
+    *CORS,
     (b"access-control-allow-methods", b"GET, HEAD"),
     (b"access-control-allow-headers", b"If-None-Match"),
     (b"access-control-max-age", b"86400"),
@@ -60,7 +60,7 @@ class Document:
             (b"content-type", b"application/json"),
             (b"cache-control", cache_control.encode("ascii")),
             (b"etag", etag),
-            *_CORS,
+            *CORS,
         )
         return cls(body, etag, headers)
 
@@ -103,14 +103,23 @@ def document_handler(path: str, read: Callable[[], Document]) -> ASGIRouteHandle
 def _answer(scope: HTTPScope, read: Callable[[], Document]) -> Answer:
     match scope["method"]:
         case "GET" | "HEAD":
-            document = read()
-            if _is_unchanged(header_values(scope, b"if-none-match"), document.etag):
-                return Answer(304, document.headers)
-            return Answer(200, document.headers, document.body)
+            return document_answer(scope, read())
         case "OPTIONS":
-            return Answer(204, (_ALLOW, *_PREFLIGHT))
+            return preflight_answer()
         case _:
             return problem_answer(405, "method_not_allowed", (_ALLOW,))
+
+
+def document_answer(scope: HTTPScope, document: Document) -> Answer:
+    """The document, or 304 when the client has it already."""
+    if _is_unchanged(header_values(scope, b"if-none-match"), document.etag):
+        return Answer(304, document.headers)
+    return Answer(200, document.headers, document.body)
+
+
+def preflight_answer() -> Answer:
+    """To OPTIONS: any origin may read public documents."""
+    return Answer(204, (_ALLOW, *_PREFLIGHT))
 
 
 def _is_unchanged(if_none_match: list[str], etag: bytes) -> bool:

@@ -1,0 +1,157 @@
+"""What status lists are made of: revoked sessions and machine tokens, and the blocks of numbers.
+
+Followed from (revoked_at, number) on, in pages; the partial index of `families` holds the revoked
+rows alone, so that following costs what was revoked and not what lives. Nothing is ever
+un-revoked. Decides no positions: core/status_list.py does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sqlalchemy import BigInteger, bindparam, delete, func, insert, select, text, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from token_server.core.status_list import BLOCK_SIZE
+from token_server.storage.schema import denied_tokens, families, revoked_positions, status_blocks
+
+_F = families.c
+_P = revoked_positions.c
+_D = denied_tokens.c
+
+
+class Revoked(NamedTuple):
+    """One revoked session (`number` is its seq) or machine token; ordered as it is followed."""
+
+    revoked_at: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The lowest and highest number in use; None when there is none."""
+
+    lowest: int | None
+    highest: int | None
+
+
+_AFTER = tuple_(bindparam("revoked_at", type_=BigInteger), bindparam("number", type_=BigInteger))
+_REVOKED_SESSIONS = (
+    select(_F.revoked_at, _F.seq)
+    .where(_F.revoked_at.is_not(None), tuple_(_F.revoked_at, _F.seq) > _AFTER)
+    .order_by(_F.revoked_at, _F.seq)
+    .limit(bindparam("limit"))
+)
+_REVOKED_POSITIONS = (
+    select(_P.revoked_at, _P.number)
+    .where(tuple_(_P.revoked_at, _P.number) > _AFTER)
+    .order_by(_P.revoked_at, _P.number)
+    .limit(bindparam("limit"))
+)
+_SESSION_NUMBERS = select(
+    select(func.min(_F.seq)).scalar_subquery(), select(func.max(_F.seq)).scalar_subquery()
+)
+_BLOCK_NUMBERS = select(
+    select(func.min(status_blocks.c.block)).scalar_subquery(),
+    select(func.max(status_blocks.c.block)).scalar_subquery(),
+)
+_RESERVE = (
+    insert(status_blocks)
+    .values(reserved_at=bindparam("reserved_at"))
+    .returning(status_blocks.c.block)
+)
+_REVOKE_POSITION = text(
+    "INSERT INTO revoked_positions (number, revoked_at) VALUES (:number, :revoked_at)"
+    " ON CONFLICT (number) DO NOTHING"
+)
+_DENY = text(
+    "INSERT INTO denied_tokens (jti, expires_at) VALUES (:jti, :expires_at)"
+    " ON CONFLICT (jti) DO NOTHING"
+)
+_IS_DENIED = select(_D.jti).where(_D.jti == bindparam("jti"))
+_IS_REVOKED = select(_P.number).where(_P.number == bindparam("number"))
+
+
+async def revoked_sessions(conn: AsyncConnection, after: Revoked, limit: int) -> list[Revoked]:
+    """The next revoked sessions behind `after`."""
+    return await _page(conn, _REVOKED_SESSIONS, after, limit)
+
+
+async def revoked_machine_tokens(
+    conn: AsyncConnection, after: Revoked, limit: int
+) -> list[Revoked]:
+    """The next revoked machine tokens behind `after`."""
+    return await _page(conn, _REVOKED_POSITIONS, after, limit)
+
+
+async def session_numbers(conn: AsyncConnection) -> Numbers:
+    """Of the sessions whose rows exist: pruned ones have no live tokens."""
+    row = (await conn.execute(_SESSION_NUMBERS)).one()
+    return Numbers(row[0], row[1])
+
+
+async def block_numbers(conn: AsyncConnection) -> Numbers:
+    """Of the blocks of machine tokens that may live."""
+    row = (await conn.execute(_BLOCK_NUMBERS)).one()
+    return Numbers(row[0], row[1])
+
+
+async def reserve_block(conn: AsyncConnection, now: int) -> int:
+    """A block of machine-token numbers that nobody else has or will have."""
+    return int((await conn.execute(_RESERVE, {"reserved_at": now})).scalar_one())
+
+
+async def revoke_machine_token(conn: AsyncConnection, number: int, now: int) -> bool:
+    """False: it was revoked before."""
+    done = await conn.execute(_REVOKE_POSITION, {"number": number, "revoked_at": now})
+    return done.rowcount == 1
+
+
+async def is_machine_token_revoked(conn: AsyncConnection, number: int) -> bool:
+    return (await conn.execute(_IS_REVOKED, {"number": number})).one_or_none() is not None
+
+
+async def deny_token(conn: AsyncConnection, jti: str, expires_at: int) -> bool:
+    """Remember a revoked token without a position until it expires; False: it was before."""
+    done = await conn.execute(_DENY, {"jti": jti, "expires_at": expires_at})
+    return done.rowcount == 1
+
+
+async def is_token_denied(conn: AsyncConnection, jti: str) -> bool:
+    return (await conn.execute(_IS_DENIED, {"jti": jti})).one_or_none() is not None
+
+
+async def prune_denied(conn: AsyncConnection, before: int, limit: int) -> int:
+    """Forget up to `limit` denied tokens that expired before `before`; how many."""
+    old = select(_D.jti).where(_D.expires_at < before).limit(limit)
+    return (await conn.execute(delete(denied_tokens).where(_D.jti.in_(old)))).rowcount
+
+
+async def prune_blocks(conn: AsyncConnection, before: int, limit: int) -> int:
+    """Forget up to `limit` blocks that were reserved before `before`, when no token of theirs can
+    live any more, and their revocations; how many. The newest block stays: it is the current."""
+    blocks = status_blocks.c
+    newest = select(func.max(blocks.block)).scalar_subquery()
+    old = (
+        select(blocks.block)
+        .where(blocks.reserved_at < before, blocks.block < newest)
+        .order_by(blocks.block)
+        .limit(limit)
+    )
+    gone: Sequence[int] = (await conn.execute(old)).scalars().all()
+    if gone:
+        await conn.execute(delete(status_blocks).where(blocks.block.in_(gone)))
+        await conn.execute(
+            delete(revoked_positions).where(
+                _P.number >= min(gone) * BLOCK_SIZE, _P.number < (max(gone) + 1) * BLOCK_SIZE
+            )
+        )
+    return len(gone)
+
+
+async def _page(
+    conn: AsyncConnection, statement: object, after: Revoked, limit: int
+) -> list[Revoked]:
+    values = {"revoked_at": after.revoked_at, "number": after.number, "limit": limit}
+    found = await conn.execute(statement, values)  # type: ignore[call-overload]
+    return [Revoked(*row) for row in found]
