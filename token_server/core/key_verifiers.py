@@ -54,7 +54,9 @@ def effects_of_switch(known_s: int, jwks_max_age_s: int) -> tuple[Effect, ...]:
 def _effect(kind: VerifierKind, known_s: int) -> Effect:
     if known_s >= kind.polls_s:
         return Effect(kind.name, 0, first_fails=False, trusts_dropped_for_s=kind.polls_s)
-    waits_s = kind.polls_s if kind.refetches_after_s is None else kind.refetches_after_s
+    waits_s = kind.polls_s
+    if kind.refetches_after_s is not None:
+        waits_s = min(waits_s, kind.refetches_after_s)
     return Effect(
         kind.name, max(0, waits_s - known_s), kind.first_fails, trusts_dropped_for_s=kind.polls_s
     )
