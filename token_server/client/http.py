@@ -4,14 +4,11 @@ A redirect would carry credentials to another host. For this machine no proxy is
 the environment says: plain HTTP through a proxy would show it the secret. Blocks.
 """
 
-import contextlib
 import http.client
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
-from email.message import Message
-from typing import IO
 
 _MAX_ANSWER_BYTES = 64 * 1024
 _FORM = "application/x-www-form-urlencoded"
@@ -30,19 +27,6 @@ class HttpAnswer:
     body: bytes = field(repr=False)
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(  # noqa: PLR0913, PLR0917 - urllib's shape
-        self,
-        req: urllib.request.Request,  # noqa: ARG002
-        fp: IO[bytes],  # noqa: ARG002
-        code: int,  # noqa: ARG002
-        msg: str,  # noqa: ARG002
-        headers: Message,  # noqa: ARG002
-        newurl: str,  # noqa: ARG002
-    ) -> None:
-        return None
-
-
 def send(
     url: str, body: bytes | None, headers: dict[str, str], timeout_s: float, *, is_local: bool
 ) -> HttpAnswer:
@@ -52,29 +36,34 @@ def send(
     if body is not None:
         headers["Content-Type"] = _FORM
     request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310 - checked before
-    # Made anew each time, once in minutes: the environment's proxies may have changed.
-    proxies = [urllib.request.ProxyHandler({})] if is_local else []
-    opener = urllib.request.build_opener(_NoRedirect, *proxies)
+    answer: http.client.HTTPResponse
     try:
-        with _open(opener, request, timeout_s) as answer:
+        with _opener(request.type, is_local=is_local).open(request, timeout=timeout_s) as answer:
             content = _read(answer, time.monotonic() + timeout_s)
-            return HttpAnswer(answer.status or 0, answer.headers.get("Retry-After"), content)
+            return HttpAnswer(answer.status, answer.headers.get("Retry-After"), content)
     except urllib.error.URLError as error:
         raise NoAnswerError(_reason(error.reason)) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NoAnswerError(_reason(error)) from None
 
 
-def _open(
-    opener: urllib.request.OpenerDirector, request: urllib.request.Request, timeout_s: float
-) -> "contextlib.closing[http.client.HTTPResponse | urllib.error.HTTPError]":
-    try:
-        return contextlib.closing(opener.open(request, timeout=timeout_s))
-    except urllib.error.HTTPError as error:  # an answer too, and a file to be closed
-        return contextlib.closing(error)
+def _opener(scheme: str | None, *, is_local: bool) -> urllib.request.OpenerDirector:
+    """Only what is listed here happens: no redirect, cookie, password, file or ftp handler.
+
+    Made anew each time, once in minutes, since proxies and certificates of the environment may
+    change; the handler for https only where it is used, because it reads all certificates.
+    """
+    opener = urllib.request.OpenerDirector()
+    if scheme == "https":
+        opener.add_handler(urllib.request.HTTPSHandler())
+    else:
+        opener.add_handler(urllib.request.HTTPHandler())
+    if not is_local:
+        opener.add_handler(urllib.request.ProxyHandler())
+    return opener
 
 
-def _read(answer: "http.client.HTTPResponse | urllib.error.HTTPError", deadline: float) -> bytes:
+def _read(answer: http.client.HTTPResponse, deadline: float) -> bytes:
     content = b""
     while len(content) <= _MAX_ANSWER_BYTES:
         if time.monotonic() > deadline:
