@@ -17,6 +17,7 @@ import click
 from token_server.cli.context import CliContext, emit, json_option, stated_policy
 from token_server.cli.formats import instant_text, relative_text
 from token_server.cli.key_doctor import doctor_command
+from token_server.cli.key_material import export_command, import_command, rewrap_command
 from token_server.cli.key_picture import ASCII, UNICODE, Canvas, Strokes, draw
 from token_server.cli.key_rotation import (
     compromise_command,
@@ -104,6 +105,9 @@ for _command in (
     promote_command,
     rollback_command,
     compromise_command,
+    export_command,
+    import_command,
+    rewrap_command,
     doctor_command,
 ):
     keys.add_command(_command)
