@@ -7,7 +7,6 @@ and no others, so that strangers cannot push them out. Waits for nothing: says s
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 from hashlib import sha256
 from typing import NamedTuple, TypeAlias
 
@@ -119,9 +118,10 @@ class Examiner:
 
     def _use(self, digest: bytes) -> None:
         self.hits += 1
-        # Gone if another thread has just made room.
-        with suppress(KeyError):
+        try:
             self._cache.move_to_end(digest)
+        except KeyError:  # another thread has just made room
+            return
 
     def _prove(
         self, segments: Segments, signed_digest: bytes, now: float, has_waited: bool
