@@ -17,11 +17,14 @@ def main() -> int:
     )
     parser.add_argument("--store", choices=PLACES, default="directory")
     parser.add_argument("--only", default="", help="operations whose name holds this")
+    parser.add_argument("--exact", action="store_true", help="only the one that is called this")
     parser.add_argument("--every", type=int, default=1, help="only every so many steps")
     parser.add_argument("--steps", action="store_true", help="print a line for each step")
     parser.add_argument("--list", action="store_true", help="print the operations, do nothing")
     options = parser.parse_args()
     chosen = [operation for operation in OPERATIONS if options.only in operation.name]
+    if options.exact:
+        chosen = [operation for operation in chosen if operation.name == options.only]
     if options.list:
         print("\n".join(operation.name for operation in chosen))
         return 0
