@@ -21,6 +21,7 @@ _LEAST_WIDTH = 40
 _LEAST_STEP = 3
 _TAIL = 4  # strokes that go on beyond what is foreseen
 _LABEL_ROWS = 3
+_WIDE_LEGEND = 72
 _COLOURS = {KeyState.NEXT: "cyan", KeyState.ACTIVE: "green", KeyState.RETIRING: "yellow"}
 
 
@@ -78,7 +79,7 @@ def draw(lives: Sequence[Life], now: int, canvas: Canvas) -> list[str]:
     lines += [_row(life, columns, now, canvas) for life in shown]
     lines.append(_axis(columns, now, canvas))
     lines += _labels(columns, now, canvas)
-    lines.append(_legend(canvas))
+    lines += _legend(canvas)
     return lines
 
 
@@ -185,8 +186,12 @@ def _time(instant: int) -> str:
     return datetime.fromtimestamp(instant, UTC).strftime("%H:%M:%S")
 
 
-def _legend(canvas: Canvas) -> str:
-    parts = [
+def _legend(canvas: Canvas) -> list[str]:
+    """What the strokes mean, in as many lines as there is room for."""
+    names = [
         _paint(canvas.strokes.of(state) * 3, state, canvas) + f" {state}" for state in _COLOURS
     ]
-    return " " * (2 + _LABEL_WIDTH) + "   ".join(parts) + "   (UTC, not to scale)"
+    indent, note = " " * (2 + _LABEL_WIDTH), "(UTC, not to scale)"
+    if canvas.width < _WIDE_LEGEND:
+        return ["  " + "   ".join(names), "  " + note]
+    return [indent + "   ".join([*names, note])]

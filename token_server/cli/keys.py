@@ -35,7 +35,10 @@ _MOST_WIDTH = 132
 
 @click.group()
 def keys() -> None:
-    """Make and list the keys that sign access tokens.
+    """Make, rotate, roll back and drop the keys that sign access tokens; see what comes.
+
+    A running server rotates by itself. `plan` says what happens next and when; docs/keys.md is the
+    manual, with a runbook for a key that got into wrong hands.
 
     A key is `next` (published so that verifiers learn it, does not sign), `active` (signs),
     `retiring` (published, only verifies), `retired` (no longer published) or `compromised`.

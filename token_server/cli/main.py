@@ -21,7 +21,7 @@ COMMANDS = {
     "user": ("user", "user", "Add, change, list, disable users; set passwords and roles."),
     "session": ("session", "session", "List and end the sessions of users."),
     "client": ("client", "client", "Register OAuth clients and rotate their secrets."),
-    "keys": ("keys", "keys", "Make and list signing keys."),
+    "keys": ("keys", "keys", "Make, rotate, roll back and drop signing keys; see what comes."),
     "token": ("token", "token", "Get, decode and verify tokens."),
     "db": ("db", "db", "Upgrade, inspect, back up and prune the database."),
     "config": ("config", "config", "Check, show and explain the settings."),
