@@ -119,6 +119,8 @@ def _play(
 ) -> tuple[int, Told]:
     def act(stepper: Stepper) -> None:
         place.watch(stepper, installation)
+        if operation.writes_database and place.watch is _watch_files:
+            stepper.watch_statements()
         operation.act(installation, stepper, begin)
 
     return run_forked(act, kill_at, _log(installation))

@@ -14,12 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from tests.faults.key_steps import Stepper
 from tests.support.process import Installation
 from tests.support.server import ManualClock, make_settings
 from token_server.cli.main import cli
 from token_server.config import Settings
 from token_server.core.key_policy import KEEP_RETIRED_S
+from token_server.crypto.secrets import encode_base64url
 from token_server.logs import configure_logging
 from token_server.records import KeyState
 from token_server.runtime import Clock, Runtime, SystemClock, open_runtime
@@ -51,6 +55,7 @@ class Operation:
     is_one_change: bool = True
     is_first_start: bool = False
     changes_records: bool = True  # not only how private halves are kept
+    writes_database: bool = False  # its statements are steps, too, when the keys are files
     done_codes: tuple[int, ...] = (0,)  # of the run that finishes
     clock_at: int = 0  # 0: the machine's
 
@@ -152,6 +157,31 @@ def lived(offsets: Sequence[int]) -> Callable[[Installation], None]:
     return prepare
 
 
+def with_import_file(installation: Installation) -> None:
+    """Keys, and a private key in PEM that was made elsewhere."""
+    made()(installation)
+    key = rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (installation.directory / "imported.pem").write_bytes(pem)
+
+
+def under_new_master_key(*arguments: str, own: str | None = None) -> Act:
+    """The command after what an operator does first: a second line in the master key file. `own`
+    is the option by which the server does it to a file of its own."""
+
+    def act(installation: Installation, stepper: Stepper, begin: int) -> None:
+        path = installation.directory / "master.key"
+        if not path.exists():
+            return command(*arguments, *([] if own is None else [own]))(
+                installation, stepper, begin
+            )
+        if "\n2:" not in path.read_text():
+            path.write_text(f"{path.read_text()}2:{encode_base64url(bytes(range(32, 64)))}\n")
+        return command(*arguments)(installation, stepper, begin)
+
+    return act
+
+
 async def _begin(installation: Installation, clock: Clock) -> None:
     configure_logging("json", "error")
     async with open_runtime(server_settings(installation), clock=clock) as runtime:
@@ -197,6 +227,25 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("compromise KID (active)", made(), command("keys", "compromise", "{active}")),
     Operation("compromise KID (next)", made(), command("keys", "compromise", "{next}")),
+    Operation(
+        "compromise --all",
+        made(),
+        under_new_master_key("keys", "compromise", "--all", "--yes"),
+        is_one_change=False,
+        writes_database=True,
+    ),
+    Operation(
+        "rewrap",
+        made(),
+        under_new_master_key("keys", "rewrap", own="--new-master-key"),
+        changes_records=False,
+    ),
+    Operation(
+        "import",
+        with_import_file,
+        command("keys", "import", "imported.pem"),
+        done_codes=(0, 4),
+    ),
     Operation(
         "upkeep of a server", lived((0, 1)), upkeep(_A_LIFE), is_one_change=False, clock_at=EPOCH
     ),
