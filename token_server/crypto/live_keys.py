@@ -7,6 +7,7 @@ signing stops (I3). Before a token lives beyond what the store knows of its key,
 """
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
@@ -313,10 +314,17 @@ class LiveKeys:
         self._confirmed_at = self._around.monotonic()
 
     async def _refresh_or_refuse(self) -> None:
-        if self._around.monotonic() - self._tried_at > _LEAST_PAUSE_S:
+        if self._lock.locked():  # the store is being read: what comes of it holds for all
+            await self._wait_for_others()
+        if self.is_stale and self._around.monotonic() - self._tried_at > _LEAST_PAUSE_S:
             await self.refresh()
         if self.is_stale:
             raise UnavailableError("keyring_stale", retry_after_s=_RETRY_AFTER_S)
+
+    async def _wait_for_others(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RETRY_AFTER_S), self._lock:
+                pass
 
     async def _cover(self, kid: str, expires_at: int) -> None:
         try:
