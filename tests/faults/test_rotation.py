@@ -13,7 +13,7 @@ from tests.support.process import Installation
 SHORT = Plan(
     rotations=1,
     spacing_s=0,
-    token_ttl_s=8,
+    token_ttl_s=12,
     rate=10,
     compromises=1,
     cooldown_s=0,  # the long form waits as long as PyJWT and jose do by default
