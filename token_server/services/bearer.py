@@ -15,9 +15,15 @@ from token_server.records import Family, User
 from token_server.runtime import Runtime
 from token_server.services.request_context import RequestContext
 from token_server.storage import families, users
-from token_server.verify import Claims, Policy, StaticKeySet, TokenError, Verifier
-
-_SCHEME = "bearer"
+from token_server.verify import (
+    Claims,
+    InvalidRequestError,
+    Policy,
+    StaticKeySet,
+    TokenError,
+    Verifier,
+    read_bearer,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +106,12 @@ class BearerGuard:
 
 def _read_token(authorization: Sequence[str]) -> str | None:
     """The token of `Authorization: Bearer` (RFC 6750 §2.1); None when there is none, or another
-    scheme. Two headers are refused: two readers could take one each."""
-    if not authorization:
-        return None
-    if len(authorization) > 1:
-        raise TokenRefusedError("authorization_repeated")
-    scheme, _, token = authorization[0].partition(" ")
-    if scheme.lower() != _SCHEME:
-        return None
-    return token.strip(" ")
+    scheme. Refused like a bad token: a repeated or malformed header."""
+    try:
+        return read_bearer(authorization)
+    except InvalidRequestError as error:
+        reason = error.reason
+    raise TokenRefusedError(reason)
 
 
 def _session_problem(claims: Claims, session: Family, now: int) -> str | None:
