@@ -197,6 +197,47 @@ def import_cost() -> dict[str, float]:
     }
 
 
+def flood(count: int) -> str:
+    """`count` tokens with random kids within a minute, a good token after each: how often the key
+    server is asked, and what the good tokens wait, before and meanwhile."""
+    now = int(time.time())
+    with key_server() as served:
+        verifier = Verifier(issuer=served.issuer, audience=forge.AUDIENCE, cache_size=0)
+        verifier.start_sync()
+        good = token_of(iss=served.issuer, iat=now, exp=now + 3600)
+
+        def timed() -> float:
+            begun = time.perf_counter()
+            verifier.verify_sync(good)
+            return time.perf_counter() - begun
+
+        before = sorted(timed() for _ in range(5000))
+        begun = time.monotonic()
+        during = []
+        for number in range(count):
+            # Spread over a minute, so that several cool-downs pass.
+            time.sleep(max(0.0, begun + 60 * number / count - time.monotonic()))
+            try:
+                verifier.verify_sync(random_kid_token(number))
+            except TokenError:
+                during.append(timed())
+        took_s = time.monotonic() - begun
+        stats = verifier.stats().key_sets[0]
+    during.sort()
+    if len(during) != count:
+        raise RuntimeError("a stranger's token was accepted")
+    return (
+        f"{count} tokens with random kids in {took_s:.0f} s: {stats.kid_refetches} refetches for"
+        f" their sake, {stats.absent_kids} of them remembered\n"
+        f"good tokens before: {_quantiles(before)}\ngood tokens meanwhile: {_quantiles(during)}"
+    )
+
+
+def _quantiles(seconds: list[float]) -> str:
+    shown = (0.5, 0.9, 0.99)
+    return ", ".join(f"p{q * 100:.0f} {1e6 * seconds[int(len(seconds) * q)]:.0f} µs" for q in shown)
+
+
 def table(rows: list[Row]) -> str:
     lines = [f"{'':<28}{'median µs':>11}{'best µs':>11}{'in RSA':>9}{'per s':>11}"]
     lines += [
@@ -212,7 +253,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--tokens", type=int, default=200, help="different ones, for each round")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--flood", type=int, metavar="N", help="instead: N random kids in a minute")
     options = parser.parse_args()
+    if options.flood is not None:
+        print(flood(options.flood))
+        return 0
     rows = measure(options.rounds, options.tokens)
     cost = import_cost()
     print(table(rows))
