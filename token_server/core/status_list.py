@@ -9,6 +9,7 @@ import base64
 import hashlib
 import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -52,6 +53,12 @@ class Position:
     index: int
 
 
+def parse_uri(uri: str, issuer: str) -> ListName | None:
+    """The list that a token of this issuer names; None for anything else."""
+    prefix = f"{issuer}{PATH}/"
+    return parse_name(uri.removeprefix(prefix)) if uri.startswith(prefix) else None
+
+
 def parse_name(text: str) -> ListName | None:
     """`s12` or `m0`; None for anything else."""
     match = _NAME.fullmatch(text)
@@ -66,15 +73,26 @@ def position_of(kind: Kind, number: int, key: bytes) -> Position:
     return Position(name, permute(number % LIST_SIZE, name, key))
 
 
+def number_of(position: Position, key: bytes) -> int:
+    """What stands at this position: the way back from `position_of`."""
+    offset = _run_rounds(position.index, position.name, key, reversed(range(_ROUNDS)))
+    return position.name.number * LIST_SIZE + offset
+
+
 def permute(offset: int, name: ListName, key: bytes) -> int:
     """A keyed permutation of 0..LIST_SIZE-1, another one for each list.
 
     An unbalanced Feistel network: whatever the round function is, it is a bijection, so that no
     two tokens ever share a bit.
     """
+    return _run_rounds(offset, name, key, range(_ROUNDS))
+
+
+def _run_rounds(offset: int, name: ListName, key: bytes, rounds: Iterable[int]) -> int:
+    """Each round undoes itself: in the opposite order they lead back."""
     low, high = offset & _LOW_MASK, offset >> _LOW_BITS
     label = str(name).encode("ascii")
-    for number in range(_ROUNDS):
+    for number in rounds:
         if number % 2:
             low ^= _round(key, label, number, high) & _LOW_MASK
         else:

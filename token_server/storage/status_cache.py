@@ -18,6 +18,7 @@ from token_server.core.status_list import (
     Kind,
     ListName,
     Position,
+    number_of,
     position_of,
 )
 from token_server.storage import meta, status
@@ -86,6 +87,10 @@ class StatusCache:
 
     def machine_position(self, number: int) -> Position:
         return position_of("m", number, self._key)
+
+    def number_at(self, position: Position) -> int:
+        """The `seq` of a session, or the number of a machine token, that stands there."""
+        return number_of(position, self._key)
 
     async def follow(self, *, at_once: bool = False) -> None:
         """Bring the lists up to date, unless that was done just now. Concurrent callers share one
