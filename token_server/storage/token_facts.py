@@ -4,7 +4,7 @@ Answers facts; what they mean for the token is services/token_state.py's. Every 
 by primary key, so that a token costs the same whatever is revoked.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import BigInteger, Text, bindparam, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -42,37 +42,32 @@ _IS_SUBJECT = users.c.user_id == bindparam("subject", type_=Text)
 _FACTS = select(
     select(clients.c.is_enabled)
     .where(clients.c.client_id == bindparam("client_id", type_=Text))
-    .scalar_subquery(),
-    select(users.c.is_active).where(_IS_SUBJECT).scalar_subquery(),
-    select(users.c.password_changed_at).where(_IS_SUBJECT).scalar_subquery(),
-    select(literal(1)).where(denied_tokens.c.jti == bindparam("jti", type_=Text)).scalar_subquery(),
+    .label("is_client_enabled"),
+    select(clients.c.is_enabled)
+    .where(clients.c.client_id == bindparam("subject", type_=Text))
+    .label("is_subject_enabled"),
+    select(users.c.is_active).where(_IS_SUBJECT).label("is_user_active"),
+    select(users.c.password_changed_at).where(_IS_SUBJECT).label("password_changed_at"),
+    select(literal(1))
+    .where(denied_tokens.c.jti == bindparam("jti", type_=Text))
+    .label("is_denied"),
     select(literal(1))
     .where(revoked_positions.c.number == bindparam("number", type_=BigInteger))
-    .scalar_subquery(),
-    select(values.c.value).where(values.c.name == meta.SESSIONS_FLOOR).scalar_subquery(),
-    select(values.c.value).where(values.c.name == meta.MACHINES_FLOOR).scalar_subquery(),
+    .label("is_number_revoked"),
+    select(values.c.value).where(values.c.name == meta.SESSIONS_FLOOR).label("sessions_floor"),
+    select(values.c.value).where(values.c.name == meta.MACHINES_FLOOR).label("machines_floor"),
 )
 
 
 async def read_token_facts(conn: AsyncConnection, key: TokenKey) -> TokenFacts:
-    row = (
-        await conn.execute(
-            _FACTS,
-            {
-                "client_id": key.client_id,
-                "subject": key.subject,
-                "jti": key.jti,
-                "number": key.number,
-            },
-        )
-    ).one()
+    found = (await conn.execute(_FACTS, asdict(key))).one()._asdict()
     return TokenFacts(
-        is_client_enabled=row[0],
-        is_user_active=row[1],
-        password_changed_at=row[2],
-        is_subject_enabled=row[3],
-        is_denied=row[4] is not None,
-        is_number_revoked=row[5] is not None,
-        sessions_floor=int(row[6] or 0),
-        machines_floor=int(row[7] or 0),
+        is_client_enabled=found["is_client_enabled"],
+        is_subject_enabled=found["is_subject_enabled"],
+        is_user_active=found["is_user_active"],
+        password_changed_at=found["password_changed_at"],
+        is_denied=found["is_denied"] is not None,
+        is_number_revoked=found["is_number_revoked"] is not None,
+        sessions_floor=int(found["sessions_floor"] or 0),
+        machines_floor=int(found["machines_floor"] or 0),
     )
