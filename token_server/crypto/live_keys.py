@@ -298,6 +298,8 @@ class LiveKeys:
             raise OperatorError("another keyring has taken the place of this one")
         if stored.generation < self._keyring.generation:
             raise OperatorError("the signing keys are older than those in memory")
+        if stored.generation == self._keyring.generation and _is_fork(stored, self._keyring):
+            raise OperatorError("a backup of the signing keys was put back: restart the server")
         # Which version is in use is the keyring's to say: all instances move at the same change.
         master_keys = master_keys.using(version_of(stored.master_key_check))
         if stored.generation != self._keyring.generation:
@@ -350,6 +352,10 @@ def _moved(keyring: StoredKeyring, master_keys: MasterKeys) -> StoredKeyring:
         return rewrapped(keyring, master_keys)
     except KeyUnusableError as err:
         raise OperatorError(f"a private key cannot be read: {err}") from None
+
+
+def _is_fork(stored: StoredKeyring, keyring: Keyring) -> bool:
+    return {entry.key for entry in stored.keys} != set(keyring.keys)
 
 
 def _apply(stored: StoredKeyring, change: Change, made: list[StoredKey]) -> StoredKeyring:
