@@ -20,9 +20,11 @@ from token_server.web.account import account_handlers
 from token_server.web.docs_ui import docs_handlers
 from token_server.web.edge import Edge
 from token_server.web.forms import MAX_BODY_BYTES
+from token_server.web.introspection import introspection_handler
 from token_server.web.oauth import token_handler
 from token_server.web.openapi import openapi_handler
 from token_server.web.requests import request_id
+from token_server.web.revocation import revocation_handler
 from token_server.web.status_lists import status_list_handler
 from token_server.web.well_known import well_known_handlers
 
@@ -33,6 +35,8 @@ def create_app(runtime: Runtime, more_handlers: Sequence[ASGIRouteHandler] = ())
     """The public application; `more_handlers` are the health endpoints of the hosting process."""
     handlers = [
         token_handler(runtime),
+        revocation_handler(runtime),
+        introspection_handler(runtime),
         *account_handlers(runtime),
         *well_known_handlers(runtime),
         status_list_handler(runtime),

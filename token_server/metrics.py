@@ -100,6 +100,20 @@ class Metrics:
             registry=self._registry,
         )
         self._guesses = _Children[Counter](guesses.labels, ())
+        revocations = Counter(
+            "token_server_revocations",
+            "Tokens given back at the revocation endpoint, and what became of them.",
+            ("outcome",),
+            registry=self._registry,
+        )
+        self._revocations = _Children[Counter](revocations.labels, ())
+        introspections = Counter(
+            "token_server_introspections",
+            "Tokens asked about at the introspection endpoint.",
+            ("outcome",),
+            registry=self._registry,
+        )
+        self._introspections = _Children[Counter](introspections.labels, ())
 
     def _bind_process_metrics(self) -> None:
         http = Counter(
@@ -149,6 +163,14 @@ class Metrics:
     def guess(self, door: str, outcome: str) -> None:
         """One guess at a door: admitted or throttled; after an admitted one forgiven, returned."""
         self._guesses.get(door, outcome).inc()
+
+    def revocation(self, outcome: str) -> None:
+        """One token given back: revoked, or why that changed nothing (services/revocation.py)."""
+        self._revocations.get(outcome).inc()
+
+    def introspection(self, outcome: str) -> None:
+        """One token asked about: active or inactive."""
+        self._introspections.get(outcome).inc()
 
     def http_requests(self, route: str, status: int) -> None:
         """One answer; `route` is the template it matched, never the path as sent."""

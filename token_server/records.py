@@ -185,6 +185,7 @@ class AuditEventType(enum.StrEnum):
     REFRESH_TOKEN_REFUSED = "refresh_token.refused"
     REFRESH_TOKEN_FROM_FUTURE = "refresh_token.from_future"
     SESSION_REVOKED = "session.revoked"
+    TOKEN_REVOKED = "token.revoked"
     USER_CREATED = "user.created"
     USER_CHANGED = "user.changed"
     USER_ROLES_CHANGED = "user.roles_changed"

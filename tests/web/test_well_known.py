@@ -50,6 +50,7 @@ def test_metadata_is_exact_and_the_same_on_both_paths(edge: EdgeServer) -> None:
         "issuer": ISSUER,
         "token_endpoint": ISSUER + "/oauth2/token",
         "jwks_uri": ISSUER + JWKS,
+        "status_list_aggregation_endpoint": ISSUER + "/oauth2/status-lists",
         "response_types_supported": [],
         "grant_types_supported": ["client_credentials", "password", "refresh_token"],
         "token_endpoint_auth_methods_supported": [
@@ -57,6 +58,18 @@ def test_metadata_is_exact_and_the_same_on_both_paths(edge: EdgeServer) -> None:
             "client_secret_post",
             "none",
         ],
+        "revocation_endpoint": ISSUER + "/oauth2/revoke",
+        "revocation_endpoint_auth_methods_supported": [
+            "client_secret_basic",
+            "client_secret_post",
+            "none",
+        ],
+        "introspection_endpoint": ISSUER + "/oauth2/introspect",
+        "introspection_endpoint_auth_methods_supported": [
+            "client_secret_basic",
+            "client_secret_post",
+        ],
+        "introspection_signing_alg_values_supported": ["RS256"],
     }
     other = edge.wire.request("GET", OPENID)
     assert other.body == answer.body

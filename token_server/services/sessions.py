@@ -71,7 +71,7 @@ async def find_session(runtime: Runtime, principal: Principal, sid: str, now: in
 
 async def log_out(runtime: Runtime, session: Family, context: RequestContext) -> bool:
     """End the session that its own token or cookie asks to end; False when it had ended."""
-    return await _end(
+    return await end_by_id(
         runtime, session, _user_event(session.user_id, session.sid, "logout", context)
     )
 
@@ -94,7 +94,7 @@ async def end_session(
 ) -> None:
     """End one session of whoever calls; SessionNotFoundError when it has just ended."""
     event = _user_event(principal.user.user_id, session.sid, "ended_by_user", context)
-    if not await _end(runtime, session, event):
+    if not await end_by_id(runtime, session, event):
         raise SessionNotFoundError("session_over")
 
 
@@ -142,12 +142,13 @@ async def revoke_session(runtime: Runtime, sid: str) -> Family:
         client_id=session.client_id,
         reason="ended_by_operator",
     )
-    await _end(runtime, session, event)
+    await end_by_id(runtime, session, event)
     return session
 
 
-async def _end(runtime: Runtime, session: Family, event: AuditEvent) -> bool:
-    """By the session's id, not its family's, which a password change replaces."""
+async def end_by_id(runtime: Runtime, session: Family, event: AuditEvent) -> bool:
+    """By the session's id, not its family's, which a password change replaces. False: it had ended
+    already. UnavailableError when it could not be committed."""
     reason = event.reason or ""
     async with runtime.store.write() as connection:
         is_ended = await families.revoke_session(

@@ -1,8 +1,10 @@
-"""`POST /oauth2/token`: decode, one call, encode (RFC 6749 §3.2, §5).
+"""The endpoints under /oauth2 that take a form: decode, one call, encode (RFC 6749 §3.2, §5).
 
-A raw ASGI handler: this is the hottest path, and Litestar's request object would parse the form
+Raw ASGI handlers: these are the hottest paths, and Litestar's request object would parse the form
 through a cache that keeps passwords.
 """
+
+from collections.abc import Awaitable, Callable
 
 from litestar import asgi
 from litestar.enums import ScopeType
@@ -17,33 +19,45 @@ from token_server.errors import (
 )
 from token_server.grants.endpoint import Exchange, exchange, note_unreadable
 from token_server.runtime import Runtime
+from token_server.services.metadata import TOKEN_PATH
 from token_server.web import answers
 from token_server.web.forms import check_form_media_type, parse_form, read_body
 from token_server.web.requests import header_values, request_context, request_id
 
 
-def token_handler(runtime: Runtime) -> ASGIRouteHandler:
-    """The token endpoint over this runtime."""
+def form_handler(
+    path: str, respond: Callable[[HTTPScope, Receive], Awaitable[answers.Answer]]
+) -> ASGIRouteHandler:
+    """An endpoint whose refusals are OAuthError and UnavailableError."""
 
-    @asgi("/oauth2/token", copy_scope=False)
-    async def token(scope: Scope, receive: Receive, send: Send) -> None:
+    @asgi(path, copy_scope=False)
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             return
         try:
-            request = await _read_request(runtime, scope, receive)
-            answer = answers.token_answer(await exchange(runtime, request))
+            answer = await respond(scope, receive)
         except OAuthError as error:
             answer = answers.oauth_error_answer(error)
         except UnavailableError as error:
             answer = answers.oauth_unavailable_answer(error)
         await answers.send_answer(send, answer, without_body=scope["method"] == "HEAD")
 
-    return token
+    return endpoint
+
+
+def token_handler(runtime: Runtime) -> ASGIRouteHandler:
+    """The token endpoint over this runtime."""
+
+    async def respond(scope: HTTPScope, receive: Receive) -> answers.Answer:
+        request = await _read_request(runtime, scope, receive)
+        return answers.token_answer(await exchange(runtime, request))
+
+    return form_handler(TOKEN_PATH, respond)
 
 
 async def _read_request(runtime: Runtime, scope: HTTPScope, receive: Receive) -> Exchange:
     try:
-        form = await _read_form(scope, receive)
+        form = await read_form(scope, receive)
     except OAuthError as error:
         note_unreadable(runtime, error, request_id(scope))
         raise
@@ -55,7 +69,8 @@ async def _read_request(runtime: Runtime, scope: HTTPScope, receive: Receive) ->
     )
 
 
-async def _read_form(scope: HTTPScope, receive: Receive) -> dict[str, str]:
+async def read_form(scope: HTTPScope, receive: Receive) -> dict[str, str]:
+    """The parameters of a POST without query string; OAuthError for anything else."""
     if scope["method"] != "POST":
         raise MethodNotAllowedError("method_not_post")
     if scope["query_string"]:

@@ -13,7 +13,7 @@ from token_server.config import Settings
 from token_server.grants.base import Grant
 from token_server.grants.registry import GRANTS
 from token_server.runtime import Runtime
-from token_server.web import openapi_account, openapi_oauth, openapi_parts
+from token_server.web import openapi_account, openapi_oauth, openapi_parts, openapi_status, openapi_tokens
 from token_server.web.openapi_parts import Json
 from token_server.web.well_known import Document, document_handler
 
@@ -30,8 +30,9 @@ method is 405 with `Allow`, an unknown path 404, a path beyond 2048 characters 4
 repeats what was sent. Every answer has an `X-Request-Id`.
 """
 _TAGS = (
-    ("tokens", "The OAuth 2.0 token endpoint."),
+    ("tokens", "The OAuth 2.0 endpoints: get, give back and examine tokens."),
     ("accounts", "People: registration, login, their password and their sessions."),
+    ("status lists", "What was revoked, for whoever verifies tokens without asking."),
     ("documents", "Public, cacheable, readable from every origin."),
     ("health", "For load balancers and orchestrators."),
 )
@@ -62,14 +63,18 @@ def openapi_document(settings: Settings, grants: Mapping[str, Grant]) -> Json:
         "security": [],
         "paths": {
             **openapi_oauth.paths(settings, grants),
+            **openapi_tokens.paths(),
             **openapi_account.paths(settings),
+            **openapi_status.paths(),
             OPENAPI_PATH: {"get": own},
         },
         "components": {
             "schemas": {
                 **openapi_parts.SCHEMAS,
                 **openapi_oauth.schemas(grants),
+                **openapi_tokens.SCHEMAS,
                 **openapi_account.component_schemas(settings),
+                **openapi_status.SCHEMAS,
             },
             "headers": openapi_parts.HEADERS,
             "securitySchemes": {

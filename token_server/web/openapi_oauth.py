@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from token_server.config import Settings
 from token_server.core.client_auth import ClientAuthMethod
+from token_server.crypto.rsa_keys import ALG
 from token_server.grants.base import ClientPolicy, Grant
 from token_server.services.metadata import JWKS_PATH, TOKEN_PATH
 from token_server.web.openapi_parts import (
@@ -275,9 +276,21 @@ def _metadata(grants: Mapping[str, Grant]) -> Json:
         "issuer": url,
         "token_endpoint": url,
         "jwks_uri": url,
+        "status_list_aggregation_endpoint": url,
         "response_types_supported": {"type": "array", "maxItems": 0},
         "grant_types_supported": {"type": "array", "items": {"enum": sorted(grants)}},
         "token_endpoint_auth_methods_supported": {"type": "array", "items": {"enum": methods}},
+        "revocation_endpoint": url,
+        "revocation_endpoint_auth_methods_supported": {
+            "type": "array",
+            "items": {"enum": methods},
+        },
+        "introspection_endpoint": url,
+        "introspection_endpoint_auth_methods_supported": {
+            "type": "array",
+            "items": {"enum": methods},
+        },
+        "introspection_signing_alg_values_supported": {"type": "array", "items": {"const": ALG}},
     }
     return {"type": "object", "required": list(properties), "properties": properties}
 

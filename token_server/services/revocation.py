@@ -1,0 +1,147 @@
+"""Revocation: a client gives back a token of its own (RFC 7009).
+
+A refresh token ends its session; an access token ends the session of its login, or, without one,
+itself: by its position in a status list, else by its `jti`, which introspection knows. Unknown,
+foreign and dead tokens are nothing to complain of and change nothing. Done only once it is durable:
+a failed commit raises UnavailableError.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from token_server.core.client_auth import read_client
+from token_server.core.refresh import TokenText
+from token_server.errors import InvalidRequestError
+from token_server.logs import get_logger
+from token_server.records import AuditEvent, AuditEventType, Client, Family
+from token_server.runtime import Runtime
+from token_server.services.client_authentication import authenticate_client
+from token_server.services.refreshing import read_refresh_token
+from token_server.services.request_context import RequestContext
+from token_server.services.sessions import end_by_id
+from token_server.services.token_state import (
+    DeadToken,
+    LiveToken,
+    judge_claims,
+    read_access_token,
+)
+from token_server.storage import audit, families, status
+
+_log = get_logger(__name__)
+
+REASON = "revoked_by_client"
+
+
+@dataclass(frozen=True, slots=True)
+class Revoker:
+    """Who revokes: a client, or the operator."""
+
+    actor: str
+    reason: str
+    now: int
+    ip_address: str | None = None
+    request_id: str | None = None
+
+
+async def revoke_token(
+    runtime: Runtime,
+    authorization: Sequence[str],
+    form: Mapping[str, str],
+    context: RequestContext,
+) -> None:
+    """One request of RFC 7009 §2.1, from authentication to the commit.
+
+    Raises OAuthError when the client is not authenticated (a public one is identified) or sends no
+    token; UnavailableError when it could not be looked at or made durable. `token_type_hint` is
+    not looked at: the two kinds of tokens cannot be mistaken for each other.
+    """
+    client = await authenticate_client(runtime, read_client(authorization, form), context)
+    token = form.get("token")
+    if token is None:
+        raise InvalidRequestError("token_missing", "The token parameter is missing.")
+    outcome = await _revoke(runtime, client, token, context)
+    runtime.metrics.revocation(outcome)
+    if outcome != "revoked":
+        _log.info(
+            "revocation_without_effect",
+            client_id=client.client_id,
+            reason=outcome,
+            request_id=context.request_id,
+        )
+
+
+async def _revoke(runtime: Runtime, client: Client, token: str, context: RequestContext) -> str:
+    """ "revoked", or why nothing happened."""
+    revoker = Revoker(
+        f"client:{client.client_id}", REASON, context.now, context.ip_address, context.request_id
+    )
+    refresh_token = read_refresh_token(runtime, token)
+    if refresh_token is not None:
+        return await _revoke_refresh_token(runtime, client, refresh_token, revoker)
+    claims = read_access_token(runtime, token)
+    if claims is None:
+        return "token_unknown"
+    if claims.client_id != client.client_id:
+        return "token_of_another_client"
+    state = await judge_claims(runtime, claims)
+    if isinstance(state, DeadToken):
+        return "token_dead"
+    return await revoke_live_token(runtime, state, revoker)
+
+
+async def _revoke_refresh_token(
+    runtime: Runtime, client: Client, token: TokenText, revoker: Revoker
+) -> str:
+    """Of any generation: whoever holds a spent one may end the session as well."""
+    async with runtime.store.read() as connection:
+        family = await families.find_family(connection, token.family_id)
+    if family is None:
+        return "token_unknown"
+    if family.client_id != client.client_id:
+        return "token_of_another_client"
+    return await _end_session(runtime, family, revoker)
+
+
+async def revoke_live_token(runtime: Runtime, token: LiveToken, revoker: Revoker) -> str:
+    """End what the token rests on; "revoked", or "token_dead" when somebody else was faster."""
+    session = token.session
+    if session is not None and session.client_id == token.claims.client_id:
+        return await _end_session(runtime, session, revoker)
+    # Without a session; or exchanged, and then the session is not this client's to end.
+    claims = token.claims
+    event = AuditEvent(
+        event=AuditEventType.TOKEN_REVOKED,
+        at=revoker.now,
+        actor=revoker.actor,
+        subject=claims.token_id,
+        client_id=claims.client_id,
+        reason=revoker.reason,
+        ip_address=revoker.ip_address,
+        request_id=revoker.request_id,
+    )
+    async with runtime.store.write() as connection:
+        if token.number is None:
+            is_new = await status.deny_token(connection, claims.token_id, claims.expires_at)
+        else:
+            is_new = await status.revoke_machine_token(connection, token.number, revoker.now)
+        if is_new:
+            await audit.insert_events(connection, [event])
+    if is_new:
+        runtime.audit.log(event)
+    return "revoked" if is_new else "token_dead"
+
+
+async def _end_session(runtime: Runtime, session: Family, revoker: Revoker) -> str:
+    event = AuditEvent(
+        event=AuditEventType.SESSION_REVOKED,
+        at=revoker.now,
+        actor=revoker.actor,
+        subject=session.sid,
+        client_id=session.client_id,
+        reason=revoker.reason,
+        ip_address=revoker.ip_address,
+        request_id=revoker.request_id,
+        details={"sessions_ended": 1},
+    )
+    is_ended = await end_by_id(runtime, session, event)
+    return "revoked" if is_ended else "token_dead"
