@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from token_server.core.claims import AccessToken, access_token_claims
+from token_server.core.status_list import ListName, Position
 
 TOKEN = AccessToken(
     issuer="https://auth.example",
@@ -40,6 +41,14 @@ def test_machine_token_has_no_session() -> None:
     """`sid` and `auth_time` need a user behind the token; an empty scope is left out."""
     claims = access_token_claims(replace(TOKEN, sid=None, auth_time=None, scope=()))
     assert claims.keys() == {"iss", "sub", "aud", "exp", "iat", "jti", "client_id"}
+
+
+def test_revocable_token_says_where_its_revocation_shows() -> None:
+    """The `status` claim, to the letter (draft-ietf-oauth-status-list-21 §6.2)."""
+    claims = access_token_claims(replace(TOKEN, status=Position(ListName("s", 12), 4711)))
+    assert claims["status"] == {
+        "status_list": {"idx": 4711, "uri": "https://auth.example/oauth2/status-lists/s12"}
+    }
 
 
 def test_several_audiences_are_an_array() -> None:

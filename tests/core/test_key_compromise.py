@@ -53,6 +53,13 @@ OLD, SIGNS, DATED, NEXT = (
         ),
         pytest.param(
             (SIGNS, DATED, NEXT),
+            "next",
+            {"signs": "active", "dated": "next", "next": "compromised", "made-0": "next"},
+            ["compromised", "made"],
+            id="the next key, during a rotation: one must wait after the switch",
+        ),
+        pytest.param(
+            (SIGNS, DATED, NEXT),
             "dated",
             {"signs": "active", "dated": "compromised", "next": "next"},
             ["compromised", "cancelled"],

@@ -28,6 +28,7 @@ from token_server.core.key_rotation import (
 from token_server.records import SigningKey
 
 AT_WORK = (key("a", NOW - 5000), key("b"))
+SKEW_S = 5
 LATE = NOW + 10**6  # an old key's mark, above all that a policy would set
 
 
@@ -138,8 +139,8 @@ def test_promotion_lets_the_next_key_sign_now() -> None:
     then = change(before, decision)
     assert kinds(decision) == ["activated", "made"]
     assert states(then) == {"a": "retiring", "b": "active", "c": "next"}
-    assert found(then, "b").activate_at == NOW
-    assert found(then, "b").exp_high_water == NOW + 200 + HEAD_ROOM_S
+    assert found(then, "b").activate_at == NOW - SKEW_S, "it signs where clocks are behind, too"
+    assert found(then, "b").exp_high_water == NOW - SKEW_S + 200 + HEAD_ROOM_S
 
 
 def test_promotion_during_a_rotation_takes_the_dated_key() -> None:
@@ -160,7 +161,7 @@ def test_switches_within_one_second_all_count(kid: str) -> None:
         then = after(now, activate_next(now, "why"), f"{kid}{served}")
         assert then.signing is not None
         assert then.signing.kid == served
-        assert then.signing.activate_at == NOW
+        assert then.signing.activate_at == NOW - SKEW_S
         now, served = then, then.waiting[0].kid
     back = after(now, roll_back(now))
     assert back.signing is not None
@@ -203,7 +204,7 @@ def test_rollback_after_the_switch_goes_to_the_key_before() -> None:
     then = change(before, roll_back(before))
     assert states(then) == {"a": "active", "b": "retiring", "c": "next"}
     again = found(then, "a")
-    assert (again.activate_at, again.retire_at) == (NOW, None)
+    assert (again.activate_at, again.retire_at) == (NOW - SKEW_S, None)
     assert again.exp_high_water == LATE, "tokens that live so long were signed with it (I4)"
 
 

@@ -99,6 +99,14 @@ def test_missing_next_key_is_made() -> None:
     assert kinds(upkeep(then)) == ["published", "scheduled", "made"]
 
 
+def test_next_key_for_the_time_after_a_switch_is_made_before_it() -> None:
+    """At the switch an emergency must find a key that verifiers know, so it is not made then."""
+    dated = key("dated", NOW + 500)
+    then = kept(situation(SIGNS, dated), "new")
+    assert states(then) == {"signs": "active", "dated": "next", "new": "next"}
+    assert found(then, "dated") == dated
+
+
 def test_replaced_key_gets_its_date_once_every_instance_has_switched() -> None:
     """Until reload interval and skew are over another instance may raise its mark (I4)."""
     old = key("old", NOW - 9000, exp_high_water=NOW + 700)
@@ -264,6 +272,14 @@ def test_a_key_whose_date_came_in_the_gap_signs_on_when_nothing_else_can() -> No
     dated = key("dated", NOW - 2400, published_at=NOW - 3400)
     assert resume(gap(dated, NEXT)) is NOTHING_DUE
     assert resume(gap(SIGNS, dated, NEXT, usable=frozenset({"dated", "next"}))) is NOTHING_DUE
+
+
+def test_two_dates_that_came_in_the_gap_are_both_put_off() -> None:
+    """A command dated the second one while no server ran: the key that was known signs on."""
+    one = key("one", NOW - 2400, published_at=NOW - 3400)
+    two = key("two", NOW - 1400, published_at=NOW - 3400)
+    then = resumed(gap(SIGNS, one, two, NEXT))
+    assert states(then) == {"signs": "active", "one": "next", "two": "next", "next": "next"}
 
 
 def test_the_key_that_signs_on_loses_its_date_to_leave() -> None:

@@ -40,16 +40,16 @@ def compromise_key(situation: Situation, kid: str) -> Decision:
     if _would_sign(situation, bad):
         if waiting:
             successor = waiting.pop(0)
-            keys = take_over(situation, keys, successor, _since(situation))
+            keys = take_over(situation, keys, successor)
             steps.append(Step(StepKind.ACTIVATED, successor.kid, situation.now, f"replaces {kid}"))
         else:
-            at, keys = make_way(situation, keys, "", _since(situation))
+            at, keys = make_way(situation, keys, "")
             new_keys.append(NewKey(activate_at=at))
             steps.append(Step(StepKind.MADE, None, situation.now, f"replaces {kid}, signs at once"))
     elif situation.dated == bad:
         why = "the rotation under way ended with it: rotate again"
         steps.append(Step(StepKind.CANCELLED, kid, None, why))
-    if not waiting:
+    if all(key.activate_at is not None for key in waiting):
         new_keys.append(NewKey())
         steps.append(Step(StepKind.MADE, None, None, "there is always a next key (I1)"))
     return Change(keys=keys, steps=tuple(steps), new_keys=tuple(new_keys), erased=frozenset({kid}))
@@ -59,14 +59,15 @@ def compromise_all(situation: Situation) -> Decision:
     """Drop every key, the next one too: whoever read the host has them all. A key that was never
     published signs at once. Retired keys are named as well: caches may still hold them."""
     bad = [key for key in situation.keys if situation.state(key) is not KeyState.COMPROMISED]
+    at, keys = make_way(situation, _marked(situation, {key.kid for key in bad}), "")
     return Change(
-        keys=_marked(situation, {key.kid for key in bad}),
+        keys=keys,
         steps=(
             *(Step(StepKind.COMPROMISED, key.kid, situation.now, _DROPPED) for key in bad),
             Step(StepKind.MADE, None, situation.now, "signs at once"),
             Step(StepKind.MADE, None, None, "there is always a next key (I1)"),
         ),
-        new_keys=(NewKey(activate_at=_since(situation)), NewKey()),
+        new_keys=(NewKey(activate_at=at), NewKey()),
         erased=frozenset(key.kid for key in situation.keys),
     )
 
@@ -84,8 +85,3 @@ def _would_sign(situation: Situation, bad: SigningKey) -> bool:
     if signing is None:
         return bad.activate_at is not None
     return signing.kid == bad.kid
-
-
-def _since(situation: Situation) -> int:
-    # Also where clocks run behind the one here the successor signs at once: else nothing would.
-    return situation.now - situation.policy.clock_skew_s

@@ -61,7 +61,8 @@ def _early_activation(situation: Situation, key: SigningKey) -> list[Violation]:
             return []  # it is postponed when it is served later than planned
         why = f"{key.kid} has not been served yet: start a server, then wait for KEY_LEAD"
         return [Violation("I2", why)]
-    return _too_soon(situation, before, key.activate_at)
+    # A switch at once is dated a skew back, for clocks that are behind.
+    return _too_soon(situation, before, max(key.activate_at, situation.now))
 
 
 def _too_soon(situation: Situation, key: SigningKey, activate_at: int) -> list[Violation]:

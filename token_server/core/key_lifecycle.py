@@ -22,7 +22,7 @@ def signing_key(keys: Sequence[SigningKey], now: int) -> SigningKey | None:
         for key in keys
         if is_activated(key, now) and not _is_compromised(key) and not _is_retired(key, now)
     ]
-    return max(candidates, key=_activation_order, default=None)
+    return max(candidates, key=activation_order, default=None)
 
 
 def key_state(key: SigningKey, keys: Sequence[SigningKey], now: int) -> KeyState:
@@ -51,13 +51,13 @@ def superseded_at(key: SigningKey, keys: Sequence[SigningKey], now: int) -> int 
     counts for nothing: what came after it may be activated a little before it."""
     if not is_activated(key, now):
         return None
-    order = _activation_order(key)
+    order = activation_order(key)
     later = [
         other.activate_at or 0
         for other in keys
         if is_activated(other, now)
         and not _is_compromised(other)
-        and _activation_order(other) > order
+        and activation_order(other) > order
     ]
     return min(later, default=None)
 
@@ -82,8 +82,9 @@ def publication_order(key: SigningKey) -> tuple[bool, int, int, str]:
     return (key.activate_at is None, key.activate_at or 0, key.created_at, key.kid)
 
 
-def _activation_order(key: SigningKey) -> tuple[int, int, str]:
-    # Creation and kid break a tie, so that two instances never choose differently.
+def activation_order(key: SigningKey) -> tuple[int, int, str]:
+    """Sort key of activated keys: the last one signs. Creation and kid break a tie, so that two
+    instances never choose differently."""
     return (key.activate_at or 0, key.created_at, key.kid)
 
 

@@ -19,7 +19,12 @@ from token_server.core.key_changes import (
     Violation,
     replace_key,
 )
-from token_server.core.key_lifecycle import is_activated, signing_key, superseded_at
+from token_server.core.key_lifecycle import (
+    activation_order,
+    is_activated,
+    signing_key,
+    superseded_at,
+)
 from token_server.core.key_policy import LONGEST_TOKEN_S
 from token_server.records import KeyState, SigningKey
 
@@ -66,18 +71,17 @@ def activate_next(situation: Situation, why: str) -> Decision:
     steps = [Step(StepKind.ACTIVATED, key.kid, situation.now, why)]
     new_keys = _next_after(situation, steps)
     return Change(
-        keys=take_over(situation, situation.keys, key, situation.now),
+        keys=take_over(situation, situation.keys, key),
         steps=tuple(steps),
         new_keys=new_keys,
     )
 
 
 def take_over(
-    situation: Situation, keys: Sequence[SigningKey], key: SigningKey, since: int
+    situation: Situation, keys: Sequence[SigningKey], key: SigningKey
 ) -> tuple[SigningKey, ...]:
-    """`keys`, of which `key` signs from `since` on: now, or a little before for clocks that run
-    behind, but always after whatever else has signed."""
-    at, others = make_way(situation, keys, key.kid, since)
+    """`keys`, of which `key` signs from now on."""
+    at, others = make_way(situation, keys, key.kid)
     # Time in which no server ran is taken out now: a start that does so later would take a key
     # that was forced for one whose date came too early.
     served_from = situation.served_from(key)
@@ -90,22 +94,26 @@ def take_over(
 
 
 def make_way(
-    situation: Situation, keys: Sequence[SigningKey], kid: str, since: int
+    situation: Situation, keys: Sequence[SigningKey], kid: str
 ) -> tuple[int, tuple[SigningKey, ...]]:
-    """From when on the key `kid` signs, so that it signs now, and all records as that asks for.
+    """From when on `kid` signs, so that it signs now, and all records as that asks for.
 
-    The order of activations decides, and it counts in seconds: who was activated within this very
-    one is put a second back. A date to come would leave the answer to the clock.
+    A skew before now: so it signs at once where clocks are behind as well, and there is no second
+    in which nothing does. The order of activations decides who signs, so whatever was activated
+    since then is put before it, in the order that it had.
     """
-    now = situation.now
-    rivals = {
-        key.kid: key.activate_at or 0
+    at = situation.now - situation.policy.clock_skew_s
+    rivals = [
+        key
         for key in keys
-        if key.kid != kid and key.compromised_at is None and is_activated(key, now)
-    }
-    at = min(max(since, max(rivals.values(), default=since - 1) + 1), now)
+        if key.kid != kid and key.compromised_at is None and is_activated(key, situation.now)
+    ]
+    rivals.sort(key=activation_order, reverse=True)
+    latest = {key.kid: at - 1 - number for number, key in enumerate(rivals)}
     return at, tuple(
-        replace(key, activate_at=at - 1) if rivals.get(key.kid, at - 1) >= at else key
+        replace(key, activate_at=min(key.activate_at, latest[key.kid]))
+        if key.kid in latest and key.activate_at is not None
+        else key
         for key in keys
     )
 
@@ -130,7 +138,7 @@ def roll_back(situation: Situation) -> Decision:
         return Refused((_nothing_to_roll_back_to(situation),), can_be_forced=False)
     why = f"{signing.kid} only verifies from now on"
     return Change(
-        keys=take_over(situation, situation.keys, before, situation.now),
+        keys=take_over(situation, situation.keys, before),
         steps=(Step(StepKind.ROLLED_BACK, before.kid, situation.now, why),),
     )
 

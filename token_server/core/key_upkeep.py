@@ -29,7 +29,12 @@ def resume(situation: Situation) -> Decision:
     Time in which no server ran does not count, nothing counts when no server has left word, and
     a date that is too early for a longer KEY_LEAD is put off.
     """
-    change = _each_key(situation, lambda key: _discount(situation, key))
+    waiting = {key.kid for key in situation.keys if _waits(situation, key)}
+    waiting |= _activated_in_gap(situation)
+    change = _each_key(
+        situation,
+        lambda key: _discount(situation, key) if key.kid in waiting else _Advanced(key),
+    )
     if not isinstance(change, Change):
         return change
     return replace(change, keys=stays(change.keys, situation.now))
@@ -83,7 +88,7 @@ def _each_key(situation: Situation, advance: Callable[[SigningKey], _Advanced]) 
 
 def _discount(situation: Situation, key: SigningKey) -> _Advanced:
     served_from = situation.served_from(key)
-    if served_from is None or not _still_waits(situation, key):
+    if served_from is None:
         return _Advanced(key)
     if situation.serving is None:
         served_from, why = situation.now, "no server has left word that it served it (I2)"
@@ -101,23 +106,33 @@ def _discount(situation: Situation, key: SigningKey) -> _Advanced:
     return _Advanced(replace(key, published_at=served_from, activate_at=activate_at), (step,))
 
 
-def _still_waits(situation: Situation, key: SigningKey) -> bool:
-    """Whether a published key has its time to sign before it, or had it while no server ran and
-    another key can go on. One that was activated before its lead was over was forced: it stays."""
-    activate_at = key.activate_at or 0
-    is_forced = activate_at < (key.published_at or 0) + situation.policy.lead_s
-    match situation.state(key):
-        case KeyState.NEXT if key.activate_at is not None and is_forced:
-            # "Now" on a clock that is ahead; a date further off was right for a shorter KEY_LEAD.
-            return activate_at > situation.now + situation.policy.settle_s
-        case KeyState.NEXT:
-            return True
-        case KeyState.ACTIVE if activate_at > situation.served_until and not is_forced:
-            others = tuple(other for other in situation.keys if other.kid != key.kid)
-            heir = signing_key(others, situation.now)
-            return heir is not None and heir.kid in situation.usable
-        case _:
-            return False
+def _waits(situation: Situation, key: SigningKey) -> bool:
+    if situation.state(key) is not KeyState.NEXT:
+        return False
+    if key.activate_at is None or not _is_forced(situation, key):
+        return True
+    # "Now" on a clock that is ahead; a date further off was right for a shorter KEY_LEAD.
+    return key.activate_at > situation.now + situation.policy.settle_s
+
+
+def _activated_in_gap(situation: Situation) -> set[str]:
+    """The keys whose date came while no server ran, if another key can go on signing."""
+    came = {
+        key.kid
+        for key in situation.keys
+        if situation.state(key) in (KeyState.ACTIVE, KeyState.RETIRING)
+        and (key.activate_at or 0) > situation.served_until
+        and not _is_forced(situation, key)
+    }
+    others = tuple(key for key in situation.keys if key.kid not in came)
+    heir = signing_key(others, situation.now)
+    return came if heir is not None and heir.kid in situation.usable else set()
+
+
+def _is_forced(situation: Situation, key: SigningKey) -> bool:
+    """Whether an operator has let it sign before its lead was over: that is not undone."""
+    lead_ends_at = (key.published_at or 0) + situation.policy.lead_s
+    return (key.activate_at or 0) < lead_ends_at - situation.policy.clock_skew_s
 
 
 def _advance(situation: Situation, key: SigningKey) -> _Advanced:
@@ -181,8 +196,8 @@ def _forget(situation: Situation, key: SigningKey, ended_at: int | None) -> _Adv
 
 
 def _due_rotation(situation: Situation) -> Decision:
-    if not situation.waiting:
-        return add_next(situation, "there is always a next key (I1)")
+    if all(key.activate_at is not None for key in situation.waiting):
+        return add_next(situation, "there is always a next key, after a switch as well (I1)")
     due_at = rotation_due_at(situation)
     if due_at is None or situation.dated is not None:
         return NOTHING_DUE
