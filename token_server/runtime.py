@@ -159,8 +159,8 @@ async def open_runtime(
     """Open the database (migrated), the keys (made on first start) and what works on them;
     close everything at the end, pending writes first.
 
-    `with_keys=False` is for commands that need only the database; `stated` names the fields of
-    KeyPolicy that a command was given itself (crypto/live_keys.py). Raises OperatorError for what
+    `with_keys=False` is for commands that need only the database; `stated` names what a
+    command was given itself (crypto/live_keys.py). Raises OperatorError for what
     the operator can mend and UnavailableError when the database does not answer.
     """
     clock = clock or SystemClock(settings.clock_skew_s)
@@ -207,6 +207,8 @@ async def open_runtime(
         stack.push_async_callback(rotations.close)
         guesses = step_batcher(store)
         stack.push_async_callback(guesses.close)
+        status = StatusCache(store, status_key, clock.monotonic)
+        stack.push_async_callback(status.close)
         yield Runtime(
             settings=settings,
             clock=clock,
@@ -217,7 +219,7 @@ async def open_runtime(
             rotations=rotations,
             clients=ClientCache(store, clock.monotonic),
             replays=ReplayLedger(),
-            status=StatusCache(store, status_key, clock.monotonic),
+            status=status,
             guesses=guesses,
             refused_guesses=RefusedGuesses(),
             background=background,

@@ -248,6 +248,18 @@ async def test_stated_lead_counts_and_must_fit(
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(("stated", "bits"), [(frozenset(), 2048), (frozenset({"key_bits"}), 3072)])
+async def test_new_keys_are_as_large_as_the_newest(
+    settings: Settings, clock: ManualClock, stated: frozenset[str], bits: int
+) -> None:
+    """A shell without the server's KEY_BITS does not change their size; one that states it does."""
+    url, directory = settings.database_url.reveal(), settings.keys_dir.parent
+    tool = make_settings(url, directory, mode="tool", key_bits=3072)
+    async with open_runtime(tool, clock=clock, stated=stated) as runtime:
+        report = await rotate_keys(runtime, Asked("rotate"))
+    assert [row.bits for row in report.keys] == [2048, 2048, bits]
+
+
 async def test_plan_needs_no_database(
     settings: Settings, clock: ManualClock, tmp_path: Path
 ) -> None:

@@ -100,10 +100,12 @@ def run(
 
 
 def stated_policy(loaded: Loaded) -> frozenset[str]:
-    """The fields of KeyPolicy that were stated to this command, by flag, environment or file."""
+    """The fields of KeyPolicy, and `key_bits`, that were stated to this command by flag,
+    environment or file: the rest is the running server's."""
     from token_server.crypto.opening import POLICY_SETTINGS
 
-    return frozenset(POLICY_SETTINGS[name] for name in POLICY_SETTINGS if loaded.is_stated(name))
+    fields = {**POLICY_SETTINGS, "key_bits": "key_bits"}
+    return frozenset(field for name, field in fields.items() if loaded.is_stated(name))
 
 
 def json_option(command: F) -> F:

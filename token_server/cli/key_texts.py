@@ -188,7 +188,7 @@ def basis_text(basis: Basis) -> str:
     if basis.source == "command":
         whose = "of this command, since no server has ever served these keys"
     names = {field: name.upper() for name, field in POLICY_SETTINGS.items()}
-    stated = ", ".join(names[field] for field in basis.stated)
+    stated = ", ".join(names.get(field, field.upper()) for field in basis.stated)
     but = f"; but {stated} as stated here" if stated and basis.source == "serving" else ""
     return f"Settings {whose}{but}: {policy_text(basis.policy)}."
 

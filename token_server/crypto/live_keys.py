@@ -12,6 +12,8 @@ import itertools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from token_server.config import Settings
 from token_server.core.key_changes import (
     Change,
@@ -63,7 +65,7 @@ class Surroundings:
     now: Callable[[], int]
     monotonic: Callable[[], float]
     entropy: EntropySource
-    stated: frozenset[str] = frozenset()  # fields of KeyPolicy that a command was given itself
+    stated: frozenset[str] = frozenset()  # what a command was told: KeyPolicy fields, key_bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,8 @@ class LiveKeys:
         but for what was stated to it."""
         if self._around.settings.mode != "tool" or self._serving is None:
             return self._own_policy
-        stated = {name: getattr(self._own_policy, name) for name in self._around.stated}
+        names = self._around.stated - {"key_bits"}
+        stated = {name: getattr(self._own_policy, name) for name in names}
         return replace(self._serving.policy, **stated)
 
     def situation(self) -> Situation:
@@ -278,10 +281,19 @@ class LiveKeys:
         """One key for each wanted one; what is ready or a lost attempt made is used."""
         if [entry.key.activate_at for entry in made] == [new.activate_at for new in wanted]:
             return made
-        settings = self._around.settings
+        settings = self._settings_for_new_keys()
         return [
             await asyncio.to_thread(make_key, master_keys, settings, new, now) for new in wanted
         ]
+
+    def _settings_for_new_keys(self) -> Settings:
+        """A command that was not told KEY_BITS makes keys as large as the newest one: in a shell
+        without the server's settings it would shrink them unnoticed."""
+        around = self._around
+        if around.settings.mode != "tool" or "key_bits" in around.stated:
+            return around.settings
+        newest = max(self._keyring.keys, key=lambda key: key.created_at)
+        return msgspec.structs.replace(around.settings, key_bits=newest.bits)
 
     async def _read_again(self) -> None:
         settings = self._around.settings

@@ -48,7 +48,7 @@ class Asked:
     verb: Verb
     force: bool = False
     dry_run: bool = False
-    stated: frozenset[str] = frozenset()  # fields of KeyPolicy that the command was given itself
+    stated: frozenset[str] = frozenset()  # as Surroundings.stated
 
 
 @dataclass(frozen=True, slots=True)

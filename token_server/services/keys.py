@@ -31,7 +31,7 @@ class KeyPlace:
     settings: Settings
     clock: Clock
     entropy: Entropy
-    stated: frozenset[str] = frozenset()  # fields of KeyPolicy
+    stated: frozenset[str] = frozenset()  # as Surroundings.stated
 
     def live(self, opened: OpenedKeys) -> LiveKeys:
         """The opened keys, to be asked what would happen to them."""
