@@ -36,6 +36,9 @@ from token_server.storage.throttle import Decision, Step, step_batcher
 
 _log = get_logger(__name__)
 
+# Two clocks that are read one after the other differ by microseconds, also with CLOCK_SKEW=0.
+_LEAST_TOLERANCE_S = 1
+
 
 class Clock(Protocol):
     """Where instants and durations come from; tests pass a manual one."""
@@ -163,7 +166,7 @@ async def open_runtime(
     command was given itself (crypto/live_keys.py). Raises OperatorError for what
     the operator can mend and UnavailableError when the database does not answer.
     """
-    clock = clock or SystemClock(settings.clock_skew_s)
+    clock = clock or SystemClock(max(_LEAST_TOLERANCE_S, settings.clock_skew_s))
     entropy = entropy or SystemEntropy()
     async with contextlib.AsyncExitStack() as stack:
         store = await open_store(settings.database_url.reveal(), now=clock.now)

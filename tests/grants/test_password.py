@@ -41,6 +41,7 @@ async def test_login_gives_an_access_and_a_refresh_token(server: RunningServer) 
     claims = jwt.decode(body["access_token"], options={"verify_signature": False})
     assert claims.keys() == {
         "iss", "sub", "aud", "exp", "iat", "jti", "client_id", "scope", "sid", "auth_time",
+        "status",
     }  # fmt: skip
     assert claims["sub"] == user.user_id
     assert claims["aud"] == AUDIENCE

@@ -64,6 +64,7 @@ async def test_access_token_names_the_account_client_and_no_person(server: Runni
     claims = claims_of(session.access_token)
 
     assert claims.pop("jti")
+    assert claims.pop("status")["status_list"]["uri"] == ISSUER + "/oauth2/status-lists/s0"
     assert claims == {
         "iss": ISSUER,
         "sub": user.user_id,

@@ -20,6 +20,7 @@ from token_server.web.account import PREFIX, ROUTES
 from token_server.web.edge import Edge
 from token_server.web.health import health_handlers
 from token_server.web.openapi import openapi_document
+from token_server.web.status_lists import ONE_LIST
 
 # The official schema of the document's form, https://spec.openapis.org/oas/3.1/schema/2022-10-07.
 META_SCHEMA = Path(__file__).parent / "data" / "openapi-3.1-schema.json"
@@ -50,7 +51,7 @@ def routes(server: RunningServer) -> set[str]:
     litestar = app._app
     assert isinstance(litestar, Litestar)
     account = {PREFIX + path for path in ROUTES}  # one session is below the list's mount
-    return {route.path_format for route in litestar.routes} | account
+    return {route.path_format for route in litestar.routes} | account | {ONE_LIST}
 
 
 def test_document_has_the_form_of_openapi_3_1(contract: Contract) -> None:

@@ -1,10 +1,11 @@
 """Status list tokens: what resource services fetch to know which access tokens were revoked.
 
 draft-ietf-oauth-status-list-21 §5.1, §8. A list is signed when it is asked for and has changed,
-or has reached the age of one `ttl`; between that it is served from memory. An extra member,
+or has reached the age of half a `ttl`; between that it is served from memory. An extra member,
 `revoked_kids`, names compromised signing keys that may still sit in caches of the JWKS.
 """
 
+import asyncio
 import hashlib
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from token_server.core.status_list import PATH, TYP, ListName
 from token_server.errors import UnavailableError
 from token_server.logs import get_logger
 from token_server.runtime import Runtime
+from token_server.storage.status_cache import StatusList
 
 _log = get_logger(__name__)
 
@@ -39,6 +41,7 @@ class StatusLists:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._signed: dict[ListName, SignedList] = {}
+        self._signing = asyncio.Lock()  # many ask at the same instant: one signature for all
 
     @property
     def ttl_s(self) -> int:
@@ -51,50 +54,66 @@ class StatusLists:
         While the database is away, what was known last is served until it expires; then
         UnavailableError.
         """
-        runtime = self._runtime
-        try:
-            await runtime.status.follow()
-            if runtime.status.find(name) is None:
-                # Another instance may have begun it a moment ago.
-                await runtime.status.follow(at_once=True)
-        except UnavailableError as error:
-            _log.warning("status_lists_not_followed", reason=error.reason)
-            known = self._signed.get(name)
-            if known is None or runtime.clock.now() >= known.expires_at:
-                raise
-            return known
-        return await self._current(name)
-
-    async def uris(self) -> list[str]:
-        """All lists that live tokens may name, the newest session list last (§9.3)."""
-        runtime = self._runtime
-        await runtime.status.follow()
-        return [name.uri(runtime.settings.issuer) for name in runtime.status.names()]
-
-    async def _current(self, name: ListName) -> SignedList | None:
-        runtime = self._runtime
-        entry = runtime.status.find(name)
+        status = self._runtime.status
+        is_current = await self._follow()
+        if is_current and status.find(name) is None:
+            # Another instance may have begun it a moment ago.
+            is_current = await self._follow(at_once=True)
+        entry = status.find(name)
         if entry is None:
+            if not is_current:
+                raise UnavailableError("status_list_unknown")
             self._signed.pop(name, None)
             return None
-        now, ttl_s = runtime.clock.now(), self.ttl_s
-        kids = revoked_kids(runtime)
         known = self._signed.get(name)
-        if (
-            known is not None
-            and (known.version, known.revoked_kids) == (entry.version, kids)
-            and known.issued_at <= now < known.issued_at + ttl_s
-        ):
+        if known is not None and self._is_good(known, entry, is_current=is_current):
             return known
-        version = entry.version
+        async with self._signing:
+            known = self._signed.get(name)
+            if known is None or not self._is_good(known, entry, is_current=is_current):
+                # Never before the one before: verifiers refuse a list that goes back in time.
+                issued_at = max(self._runtime.clock.now(), known.issued_at if known else 0)
+                known = self._signed[name] = await self._sign(name, entry, issued_at)
+            return known
+
+    async def uris(self) -> list[str]:
+        """All lists that good tokens may name, the newest session list last (§9.3)."""
+        await self._follow()
+        issuer = self._runtime.settings.issuer
+        return [name.uri(issuer) for name in self._runtime.status.names()]
+
+    async def _follow(self, *, at_once: bool = False) -> bool:
+        """False when the database does not answer, but what is known is not too old to serve."""
+        status = self._runtime.status
+        try:
+            await status.follow(at_once=at_once)
+        except UnavailableError as error:
+            if status.age_s >= LIFETIME_TTLS * self.ttl_s:
+                raise
+            _log.warning("status_lists_not_followed", reason=error.reason)
+            return False
+        return True
+
+    def _is_good(self, known: SignedList, entry: StatusList, *, is_current: bool) -> bool:
+        """Whether it says what is known now. It is signed again at half a `ttl`, so that the lists
+        of several instances stay as close in time as their clocks allow; but what is not current
+        must not look as if it were."""
+        if (known.version, known.revoked_kids) != (entry.version, revoked_kids(self._runtime)):
+            return False
+        now = self._runtime.clock.now()
+        return now < (known.issued_at + (self.ttl_s + 1) // 2 if is_current else known.expires_at)
+
+    async def _sign(self, name: ListName, entry: StatusList, issued_at: int) -> SignedList:
+        runtime = self._runtime
+        version, kids = entry.version, revoked_kids(runtime)
         uri = name.uri(runtime.settings.issuer)
-        expires_at = now + LIFETIME_TTLS * ttl_s
+        expires_at = issued_at - int(runtime.status.age_s) + LIFETIME_TTLS * self.ttl_s
         payload = {
             "iss": runtime.settings.issuer,
             "sub": uri,
-            "iat": now,
+            "iat": issued_at,
             "exp": expires_at,
-            "ttl": ttl_s,
+            "ttl": self.ttl_s,
             "status_list": {
                 "bits": 1,
                 "lst": entry.bits.compressed(),
@@ -103,13 +122,11 @@ class StatusLists:
             "revoked_kids": list(kids),
         }
         compact, _ = await runtime.keys.sign_compact(
-            TYP, _encode(payload), now=now, expires_at=expires_at
+            TYP, _encode(payload), now=issued_at, expires_at=expires_at
         )
         body = compact.encode("ascii")
         etag = b'"%s"' % hashlib.sha256(body).hexdigest()[:32].encode("ascii")
-        signed = SignedList(body, etag, version, kids, now, expires_at)
-        self._signed[name] = signed
-        return signed
+        return SignedList(body, etag, version, kids, issued_at, expires_at)
 
 
 def revoked_kids(runtime: Runtime) -> tuple[str, ...]:
@@ -119,4 +136,4 @@ def revoked_kids(runtime: Runtime) -> tuple[str, ...]:
 
 def aggregation_uri(issuer: str) -> str:
     """Where all lists are named (§9)."""
-    return issuer.rstrip("/") + PATH
+    return issuer + PATH

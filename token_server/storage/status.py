@@ -12,7 +12,7 @@ from typing import NamedTuple
 from sqlalchemy import BigInteger, bindparam, delete, func, insert, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from token_server.core.status_list import BLOCK_SIZE
+from token_server.core.status_list import BLOCK_SIZE, Kind
 from token_server.storage.schema import denied_tokens, families, revoked_positions, status_blocks
 
 _F = families.c
@@ -36,18 +36,24 @@ class Numbers:
 
 
 _AFTER = tuple_(bindparam("revoked_at", type_=BigInteger), bindparam("number", type_=BigInteger))
-_REVOKED_SESSIONS = (
-    select(_F.revoked_at, _F.seq)
+_REVOKED_AFTER = {
+    "s": select(_F.revoked_at, _F.seq)
     .where(_F.revoked_at.is_not(None), tuple_(_F.revoked_at, _F.seq) > _AFTER)
     .order_by(_F.revoked_at, _F.seq)
-    .limit(bindparam("limit"))
-)
-_REVOKED_POSITIONS = (
-    select(_P.revoked_at, _P.number)
+    .limit(bindparam("limit")),
+    "m": select(_P.revoked_at, _P.number)
     .where(tuple_(_P.revoked_at, _P.number) > _AFTER)
     .order_by(_P.revoked_at, _P.number)
-    .limit(bindparam("limit"))
-)
+    .limit(bindparam("limit")),
+}
+_REVOKED_SINCE = {
+    "s": select(func.count(), func.coalesce(func.sum(_F.seq), 0)).where(
+        _F.revoked_at.is_not(None), _F.revoked_at >= bindparam("since")
+    ),
+    "m": select(func.count(), func.coalesce(func.sum(_P.number), 0)).where(
+        _P.revoked_at >= bindparam("since")
+    ),
+}
 _SESSION_NUMBERS = select(
     select(func.min(_F.seq)).scalar_subquery(), select(func.max(_F.seq)).scalar_subquery()
 )
@@ -72,16 +78,19 @@ _IS_DENIED = select(_D.jti).where(_D.jti == bindparam("jti"))
 _IS_REVOKED = select(_P.number).where(_P.number == bindparam("number"))
 
 
-async def revoked_sessions(conn: AsyncConnection, after: Revoked, limit: int) -> list[Revoked]:
-    """The next revoked sessions behind `after`."""
-    return await _page(conn, _REVOKED_SESSIONS, after, limit)
-
-
-async def revoked_machine_tokens(
-    conn: AsyncConnection, after: Revoked, limit: int
+async def revoked_after(
+    conn: AsyncConnection, kind: Kind, after: Revoked, limit: int
 ) -> list[Revoked]:
-    """The next revoked machine tokens behind `after`."""
-    return await _page(conn, _REVOKED_POSITIONS, after, limit)
+    """The next revoked sessions (`s`) or machine tokens (`m`) behind `after`, in their order."""
+    values = {"revoked_at": after.revoked_at, "number": after.number, "limit": limit}
+    return [Revoked(*row) for row in await conn.execute(_REVOKED_AFTER[kind], values)]
+
+
+async def revoked_since(conn: AsyncConnection, kind: Kind, since: int) -> tuple[int, int]:
+    """How many were revoked at the instant `since` or later, and the sum of their numbers: enough
+    to tell whether all of them are known, and much cheaper than to read them."""
+    row = (await conn.execute(_REVOKED_SINCE[kind], {"since": since})).one()
+    return int(row[0]), int(row[1])
 
 
 async def session_numbers(conn: AsyncConnection) -> Numbers:
@@ -129,12 +138,15 @@ async def prune_denied(conn: AsyncConnection, before: int, limit: int) -> int:
 
 async def prune_blocks(conn: AsyncConnection, before: int, limit: int) -> int:
     """Forget up to `limit` blocks that were reserved before `before`, when no token of theirs can
-    live any more, and their revocations; how many. The newest block stays: it is the current."""
+    live any more, and what was revoked in them; how many. Always the oldest ones, without gaps,
+    so that everything below the lowest block is past. The newest stays: lists go on from it."""
     blocks = status_blocks.c
+    is_past = blocks.reserved_at < before
+    first_kept = select(func.min(blocks.block)).where(~is_past).scalar_subquery()
     newest = select(func.max(blocks.block)).scalar_subquery()
     old = (
         select(blocks.block)
-        .where(blocks.reserved_at < before, blocks.block < newest)
+        .where(blocks.block < func.coalesce(first_kept, newest))
         .order_by(blocks.block)
         .limit(limit)
     )
@@ -142,16 +154,6 @@ async def prune_blocks(conn: AsyncConnection, before: int, limit: int) -> int:
     if gone:
         await conn.execute(delete(status_blocks).where(blocks.block.in_(gone)))
         await conn.execute(
-            delete(revoked_positions).where(
-                _P.number >= min(gone) * BLOCK_SIZE, _P.number < (max(gone) + 1) * BLOCK_SIZE
-            )
+            delete(revoked_positions).where(_P.number < (max(gone) + 1) * BLOCK_SIZE)
         )
     return len(gone)
-
-
-async def _page(
-    conn: AsyncConnection, statement: object, after: Revoked, limit: int
-) -> list[Revoked]:
-    values = {"revoked_at": after.revoked_at, "number": after.number, "limit": limit}
-    found = await conn.execute(statement, values)  # type: ignore[call-overload]
-    return [Revoked(*row) for row in found]

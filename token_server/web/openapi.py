@@ -13,7 +13,13 @@ from token_server.config import Settings
 from token_server.grants.base import Grant
 from token_server.grants.registry import GRANTS
 from token_server.runtime import Runtime
-from token_server.web import openapi_account, openapi_oauth, openapi_parts, openapi_status, openapi_tokens
+from token_server.web import (
+    openapi_account,
+    openapi_oauth,
+    openapi_parts,
+    openapi_status,
+    openapi_tokens,
+)
 from token_server.web.openapi_parts import Json
 from token_server.web.well_known import Document, document_handler
 

@@ -4,6 +4,9 @@ Public, for every origin, GET and HEAD with ETag; errors in the shape of /oauth2
 cached for its `ttl` and no longer: that is how soon a revocation is to be known.
 """
 
+import hashlib
+
+import msgspec
 from litestar import asgi
 from litestar.enums import ScopeType
 from litestar.handlers import ASGIRouteHandler
@@ -17,7 +20,6 @@ from token_server.web.answers import (
     Answer,
     failure_answer,
     http_error_answer,
-    json_answer,
     send_answer,
 )
 from token_server.web.well_known import CORS, Document, document_answer, preflight_answer
@@ -35,7 +37,7 @@ def status_list_handler(runtime: Runtime) -> ASGIRouteHandler:
         if scope["type"] != ScopeType.HTTP:
             return
         rest = scope["path"]  # behind the prefix, with a slash at its end
-        text = rest.strip("/")
+        text = rest.removeprefix("/").removesuffix("/")
         scope["path_template"] = ONE_LIST if text else PATH  # for the metrics
         answer = await _answer(scope, lists, text if rest.startswith("/") else None)
         await send_answer(send, answer, without_body=scope["method"] == "HEAD")
@@ -60,17 +62,25 @@ async def _answer(scope: HTTPScope, lists: StatusLists, text: str | None) -> Ans
 
 async def _read(scope: HTTPScope, lists: StatusLists, text: str | None) -> Answer:
     if text == "":
-        answer = json_answer({"status_lists": await lists.uris()})
-        return Answer(answer.status, (*answer.headers, *CORS), answer.body)
+        body = msgspec.json.encode({"status_lists": await lists.uris()})
+        etag = b'"%s"' % hashlib.sha256(body).hexdigest()[:32].encode("ascii")
+        return _document_answer(scope, lists, "application/json", (body, etag))
     name = None if text is None else parse_name(text)
     signed = None if name is None else await lists.find(name)
     if signed is None:
         return http_error_answer(PATH, 404)
-    cache_control = b"public, max-age=%d, no-transform" % lists.ttl_s
+    return _document_answer(scope, lists, MEDIA_TYPE, (signed.body, signed.etag))
+
+
+def _document_answer(
+    scope: HTTPScope, lists: StatusLists, media_type: str, content: tuple[bytes, bytes]
+) -> Answer:
+    """200 or 304; kept by caches for one `ttl` and no longer, not even while the server is away."""
+    body, etag = content
     headers = (
-        (b"content-type", MEDIA_TYPE.encode("ascii")),
-        (b"cache-control", cache_control),
-        (b"etag", signed.etag),
+        (b"content-type", media_type.encode("ascii")),
+        (b"cache-control", b"public, max-age=%d, no-transform" % lists.ttl_s),
+        (b"etag", etag),
         *CORS,
     )
-    return document_answer(scope, Document(signed.body, signed.etag, headers))
+    return document_answer(scope, Document(body, etag, headers))
