@@ -191,6 +191,26 @@ def test_compromised_key_is_gone_within_seconds(beside: Beside) -> None:
     assert (missing.returncode, missing.stdout) == (3, "")
 
 
+@pytest.mark.parametrize("kid", ["-Q" + "h" * 41, "--" + "q" * 41])
+def test_kid_that_looks_like_an_option(beside: Beside, kid: str) -> None:
+    """One kid in 64 begins with a hyphen (RFC 7638 in base64url): nobody should have to know
+    that `--` goes before it, least of all in an emergency."""
+    installation, _ = beside
+    for arguments in (("compromise", kid), ("compromise", kid, "--dry-run")):
+        result = invoke(installation, *arguments)
+        assert (result.exit_code, f"No key is called {kid}" in result.stderr) == (3, True)
+    by_script = subprocess.run(
+        [str(SCRIPT), "compromise", kid],
+        env=installation.environ(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert by_script.returncode == 3
+    assert f"No key is called {kid}" in by_script.stderr
+
+
 def test_script_works_from_anywhere_and_twice_at_once(beside: Beside) -> None:
     """Two of them from cron, in another directory, without an activated environment: one rotates,
     the other finds it done."""

@@ -5,6 +5,7 @@ Exit code 0 when done and when there is nothing to do (`changed` in the JSON tel
 a rule refuses, 3 when there is no such key, 5 when the keys are busy.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 
 import click
@@ -25,6 +26,7 @@ from token_server.services.key_rotation import (
 from token_server.services.keys import require_keys
 
 REFUSED = 4
+_KID = re.compile(r"[A-Za-z0-9_-]{43}")  # RFC 7638 with SHA-256
 
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Say what would be done; change nothing."
@@ -32,6 +34,15 @@ dry_run_option = click.option(
 force_option = click.option(
     "--force", is_flag=True, help="Do it although a rule forbids it; the audit trail says so."
 )
+
+
+class KidCommand(click.Command):
+    """A command whose argument is a kid: one in 64 begins with a hyphen and is no option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        kids = [each for each in args if _KID.fullmatch(each)]
+        rest = [each for each in args if not _KID.fullmatch(each)]
+        return super().parse_args(ctx, [*rest, "--", *kids] if kids else rest)
 
 
 @click.command("rotate")
@@ -98,7 +109,7 @@ def rollback_command(cli: CliContext, *, force: bool, dry_run: bool, as_json: bo
     _carry_out(cli, lambda runtime: roll_back_keys(runtime, asked), as_json=as_json)
 
 
-@click.command("compromise")
+@click.command("compromise", cls=KidCommand)
 @click.argument("kid", required=False)
 @click.option("--all", "is_all", is_flag=True, help="Every key, the master key and all sessions.")
 @click.option("--yes", is_flag=True, help="With --all: do not ask.")
