@@ -1,14 +1,19 @@
 """Clock guard, and what a runtime remembers of its installation."""
 
 import asyncio
+import shutil
 import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
+from tests.support.databases import TEST_EPOCH
+from tests.support.process import ROOT
 from tests.support.server import copy_keys, make_keys, make_settings
 from token_server.errors import OperatorError
 from token_server.runtime import SystemClock, open_runtime
+from token_server.storage.engine import open_store
 
 
 class Machine:
@@ -106,3 +111,41 @@ async def test_command_without_keys_makes_none(sqlite_url: str, tmp_path: Path) 
     async with open_runtime(make_settings(sqlite_url, tmp_path), with_keys=False):
         pass
     assert not (tmp_path / "keys").exists()
+
+
+async def test_no_tolerated_skew_is_not_a_clock_that_always_steps_back(
+    sqlite_url: str, tmp_path: Path, shared_keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CLOCK_SKEW=0 is about other machines: two clocks of this one, read one after the other,
+    differ by microseconds, and issuing must not stop for that."""
+    copy_keys(shared_keys, tmp_path)
+    machine = Machine(monkeypatch)
+    async with open_runtime(make_settings(sqlite_url, tmp_path, clock_skew_s=0)) as runtime:
+        machine.step(-0.001, 0)
+        assert not runtime.clock.is_stepped_back()
+        machine.step(-2, 0)
+        assert runtime.clock.is_stepped_back()
+
+
+async def test_database_that_is_made_to_forget_lost_keys_starts_anew(
+    database_url: str, shared_keys: Path, tmp_path: Path
+) -> None:
+    """The runbook of docs/key-stores.md for keys that are lost for good, statement by statement."""
+    page = (ROOT / "docs" / "key-stores.md").read_text()
+    statements = page.partition("```sql\n")[2].partition("```")[0].split(";\n")[:-1]
+    assert len(statements) == 3
+    copy_keys(shared_keys, tmp_path)
+    async with open_runtime(make_settings(database_url, tmp_path)) as runtime:
+        lost = runtime.keyring.keyring_id
+    shutil.move(tmp_path / "keys", tmp_path / "keys.lost")
+    with pytest.raises(OperatorError, match=f"belongs to keyring {lost}"):
+        async with open_runtime(make_settings(database_url, tmp_path)):
+            pass
+    store = await open_store(database_url, now=lambda: TEST_EPOCH)
+    async with store.write() as connection:
+        for statement in statements:
+            await connection.execute(text(statement))
+    await store.close()
+    async with open_runtime(make_settings(database_url, tmp_path)) as runtime:
+        assert runtime.keyring.keyring_id != lost
+        assert len(runtime.keyring.signers) == 2

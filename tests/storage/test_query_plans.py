@@ -15,7 +15,7 @@ from tests.support.databases import TEST_EPOCH as NOW
 from tests.support.records import new_family, new_secret, new_user
 from token_server.core.throttle import Bucket, Budget, Take
 from token_server.records import Secret
-from token_server.storage import audit, clients, families, meta, throttle, users
+from token_server.storage import audit, clients, families, family_versions, meta, throttle, users
 from token_server.storage.engine import Store
 
 TAKE = Take("group", (Bucket("account", Budget(5, 10)),), NOW)
@@ -59,6 +59,11 @@ CALLS: dict[str, Call] = {
     "note_replay": lambda c, x: families.note_replay(c, x.family.family_id, 0),
     "prune_families": lambda c, _: families.prune_families(c, NOW, 10),
     "rotate_families": lambda c, x: families.rotate_families(c, [x.entry()]),
+    "revoke_families": lambda c, _: family_versions.revoke_families(
+        c, family_versions.Sweep(2, "x", NOW), 0, 10
+    ),
+    "needed_until": lambda c, _: family_versions.needed_until(c, 2, NOW),
+    "count_live_families": lambda c, _: family_versions.count_live_families(c, NOW),
     "list_events": lambda c, _: audit.list_events(c, 5, 10),
     "prune_events": lambda c, _: audit.prune_events(c, NOW, 10),
     "apply_steps": lambda c, _: throttle.apply_steps(c, [TAKE]),
