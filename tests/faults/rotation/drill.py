@@ -8,7 +8,7 @@ a compromised key was gone from every server at once.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from tests.faults.rotation.commands import run_keys
@@ -97,12 +97,23 @@ class Drill:
         return report
 
     async def _do_everything(self) -> None:
-        await asyncio.gather(*(self._rotate_often(ring) for ring in self._rings))
+        await self._at_each(self._rotate_often)
         self._count_fetches()
         if self._plan.compromises:
-            await asyncio.gather(*(self._compromise_often(ring) for ring in self._rings))
+            await self._at_each(self._compromise_often)
         if self._plan.waits_for_retirement:
-            await asyncio.gather(*(self._await_retirements(ring) for ring in self._rings))
+            await self._at_each(self._await_retirements)
+
+    async def _at_each(self, work: Callable[[Ring], Awaitable[None]]) -> None:
+        """What goes wrong is a problem of that keyring; figures of a long run are not lost."""
+
+        async def guarded(ring: Ring) -> None:
+            try:
+                await work(ring)
+            except (RuntimeError, TimeoutError) as error:
+                self._report.problems.append(f"{ring.name}: {error}")
+
+        await asyncio.gather(*(guarded(ring) for ring in self._rings))
 
     async def _rotate_often(self, ring: Ring) -> None:
         await _until(lambda: ring.signing is not None, SWITCH_TIMEOUT_S)
