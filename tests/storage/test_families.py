@@ -12,6 +12,7 @@ from token_server.storage import clients, families, users
 from token_server.storage.batch import RotationEntry
 from token_server.storage.engine import Store, open_store
 from token_server.storage.errors import StorageFailedError
+from token_server.storage.family_sweeps import Sweep, begin_sweep
 
 
 @dataclass(frozen=True)
@@ -196,11 +197,12 @@ async def test_clients_families_are_revoked(store: Store) -> None:
     """Disabling a client ends its sessions, and no other client's."""
     mine, other = await start_login(store), await start_login(store)
     async with store.write() as conn:
-        sids = await families.revoke_families_of_client(
-            conn, mine.client.client_id, "client_disabled", NOW
-        )
-        assert sids == [mine.family.sid]
-        assert not await families.revoke_families_of_client(conn, "nobody", "x", NOW)
+        sweep = Sweep("client", mine.client.client_id, "client_disabled", NOW)
+        assert (await begin_sweep(conn, sweep, 100)).ended == 1
+        assert (await begin_sweep(conn, Sweep("client", "nobody", "x", NOW), 100)).ended == 0
+    ended = await stored(store, mine.family.family_id)
+    assert ended is not None
+    assert ended.revoked_reason == "client_disabled"
     assert await stored(store, other.family.family_id) == other.family
 
 

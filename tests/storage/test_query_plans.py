@@ -17,6 +17,8 @@ from token_server.core.throttle import Bucket, Budget, Take
 from token_server.records import Secret
 from token_server.storage import audit, clients, families, family_versions, meta, throttle, users
 from token_server.storage.engine import Store
+from token_server.storage.family_sweeps import Sweep, begin_sweep
+from token_server.storage.token_facts import TokenKey, read_token_facts
 
 TAKE = Take("group", (Bucket("account", Budget(5, 10)),), NOW)
 Call = Callable[[AsyncConnection, Login], Awaitable[object]]
@@ -53,8 +55,15 @@ CALLS: dict[str, Call] = {
     "revoke_families_of_user": lambda c, x: families.revoke_families_of_user(
         c, x.user.user_id, "x", NOW
     ),
-    "revoke_families_of_client": lambda c, x: families.revoke_families_of_client(
-        c, x.client.client_id, "x", NOW
+    "sweep_sessions_of_client": lambda c, x: begin_sweep(
+        c, Sweep("client", x.client.client_id, "x", NOW), 10
+    ),
+    "sweep_sessions_of_user": lambda c, x: begin_sweep(
+        c, Sweep("user", x.user.user_id, "x", NOW), 10
+    ),
+    "sweep_all_sessions": lambda c, _: begin_sweep(c, Sweep("everybody", "", "x", NOW), 10),
+    "read_token_facts": lambda c, x: read_token_facts(
+        c, TokenKey(x.client.client_id, x.user.user_id, "jti", 1)
     ),
     "note_replay": lambda c, x: families.note_replay(c, x.family.family_id, 0),
     "prune_families": lambda c, _: families.prune_families(c, NOW, 10),

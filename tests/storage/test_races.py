@@ -17,6 +17,7 @@ from token_server.records import Secret
 from token_server.storage import clients, families, users
 from token_server.storage.engine import Store, open_store
 from token_server.storage.errors import AlreadyExistsError
+from token_server.storage.family_sweeps import Sweep, begin_sweep
 
 ROUNDS = 25
 
@@ -89,7 +90,7 @@ async def test_disabled_client_has_no_session_of_a_racing_login(
                 else:
                     await clients.set_client_enabled(conn, client.client_id, False, NOW)
                 await asyncio.sleep(0)
-                await families.revoke_families_of_client(conn, client.client_id, "ended", NOW)
+                await begin_sweep(conn, Sweep("client", client.client_id, "ended", NOW), 100)
 
         work = [log_in(store, login, 0), end_client(), log_in(store, login, 0)]
         if round_ % 2:

@@ -1,11 +1,11 @@
 """Registering clients and changing them; authenticating one is client_authentication.py's.
 
 A secret is made here, leaves once, and is stored as a digest only. Several may live at a time,
-so that a client moves to the new one without an outage. Disabling and deleting end all sessions
-of the client in the same transaction. A running server notices within the bound of its cache.
+so that a client moves to the new one without an outage. Disabling and deleting end its sessions, a
+great many of them in batches. A running server notices within the bound of its cache.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from token_server.core.client_policy import RESERVED_CLIENT_IDS, client_problems
 from token_server.core.identifiers import SECRET_ID_BYTES, name_problem, new_secret_id
@@ -13,8 +13,10 @@ from token_server.core.opaque import CLIENT_SECRET_PREFIX, RANDOM_BYTES, digest,
 from token_server.errors import OperatorError
 from token_server.records import AuditEvent, AuditEventType, Client, ClientSecret, Secret
 from token_server.runtime import Runtime
-from token_server.storage import audit, clients, families
+from token_server.services.session_sweeps import BATCH, finish_sweep, sweep_sessions
+from token_server.storage import audit, clients
 from token_server.storage.errors import AlreadyExistsError
+from token_server.storage.family_sweeps import Sweep, begin_sweep
 
 PAGE = 100
 MAX_SECRETS = 10  # each failing authentication compares with all of them
@@ -77,6 +79,8 @@ async def add_client(runtime: Runtime, new: NewClient) -> tuple[Client, Secret[s
     if problems := client_problems(client):
         raise OperatorError(f"The client was not added: {'; '.join(problems)}.", exit_code=2)
     event = _event(AuditEventType.CLIENT_CREATED, client.client_id, now)
+    # Of a namesake whose deletion was broken off: they must not come to life again.
+    await _sweep(runtime, client.client_id, "client_deleted")
     try:
         async with runtime.store.write() as connection:
             await clients.insert_client(connection, client)
@@ -158,21 +162,20 @@ async def revoke_secret(runtime: Runtime, client_id: str, secret_id: str) -> Cli
 
 async def disable_client(runtime: Runtime, client_id: str) -> Client:
     """Refuse the client from now on and end all its sessions; harmless when repeated."""
-    now = runtime.clock.now()
-    event = None
+    now, event, progress = runtime.clock.now(), None, None
     async with runtime.store.write() as connection:
         # The client's row first: its lock orders this against a login that is about to commit.
         if await clients.set_client_enabled(connection, client_id, False, now):
-            ended = await families.revoke_families_of_client(
-                connection, client_id, "client_disabled", now
-            )
+            sweep = Sweep("client", client_id, "client_disabled", now)
+            progress = await begin_sweep(connection, sweep, BATCH)
             event = _event(
-                AuditEventType.CLIENT_DISABLED, client_id, now, sessions_ended=len(ended)
+                AuditEventType.CLIENT_DISABLED, client_id, now, sessions_ended=progress.ended
             )
             await audit.insert_events(connection, [event])
-    if event is None:
+    if event is None or progress is None:
         raise _unknown_client()
     runtime.audit.log(event)
+    await finish_sweep(runtime, progress, _ended_event(progress.sweep))
     return await show_client(runtime, client_id)
 
 
@@ -181,6 +184,8 @@ async def enable_client(runtime: Runtime, client_id: str) -> Client:
     client = await show_client(runtime, client_id)
     if client.is_enabled:
         return client
+    # Left over if the disabling was broken off: they must not come to life again.
+    await _sweep(runtime, client_id, "client_disabled")
     now = runtime.clock.now()
     event = _event(AuditEventType.CLIENT_ENABLED, client_id, now)
     async with runtime.store.write() as connection:
@@ -204,20 +209,35 @@ async def delete_client(runtime: Runtime, client_id: str) -> int:
             " `token-server client disable` closes its door.",
             exit_code=2,
         )
-    now = runtime.clock.now()
-    event = None
-    ended: list[str] = []
+    now, event, progress = runtime.clock.now(), None, None
     async with runtime.store.write() as connection:
         if await clients.delete_client(connection, client_id):
-            ended = await families.revoke_families_of_client(
-                connection, client_id, "client_deleted", now
+            sweep = Sweep("client", client_id, "client_deleted", now)
+            progress = await begin_sweep(connection, sweep, BATCH)
+            event = _event(
+                AuditEventType.CLIENT_DELETED, client_id, now, sessions_ended=progress.ended
             )
-            event = _event(AuditEventType.CLIENT_DELETED, client_id, now, sessions_ended=len(ended))
             await audit.insert_events(connection, [event])
-    if event is None:
+    if event is None or progress is None:
         raise _unknown_client()
     runtime.audit.log(event)
-    return len(ended)
+    return progress.ended + await finish_sweep(runtime, progress, _ended_event(progress.sweep))
+
+
+async def end_client_sessions(runtime: Runtime, client_id: str) -> int:
+    """End all sessions that the client has now, and leave it as it is; how many ended."""
+    await show_client(runtime, client_id)
+    return await _sweep(runtime, client_id, "ended_by_operator")
+
+
+async def _sweep(runtime: Runtime, client_id: str, reason: str) -> int:
+    sweep = Sweep("client", client_id, reason, runtime.clock.now())
+    return await sweep_sessions(runtime, sweep, _ended_event(sweep))
+
+
+def _ended_event(sweep: Sweep) -> AuditEvent:
+    event = _event(AuditEventType.SESSION_REVOKED, sweep.owner_id, sweep.now)
+    return replace(event, reason=sweep.reason)
 
 
 def _make_secret(

@@ -8,7 +8,7 @@ never waits long for its turn to write.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, assert_never
 
@@ -17,6 +17,8 @@ from token_server.config_values import hide_password
 from token_server.errors import OperatorError
 from token_server.records import AuditEvent, AuditEventType
 from token_server.runtime import Clock, Runtime
+from token_server.services.session_sweeps import BATCH as SWEEP_BATCH
+from token_server.services.session_sweeps import finish_sweep
 from token_server.storage import (
     audit,
     backup,
@@ -24,18 +26,21 @@ from token_server.storage import (
     meta,
     migrations,
     restoring,
+    status,
     throttle,
 )
 from token_server.storage.database_url import SqliteAddress, parse_database_url
 from token_server.storage.engine import Store, open_store
+from token_server.storage.family_sweeps import Sweep, begin_sweep
 from token_server.storage.inspection import describe_database
 
-PrunedKind = Literal["sessions", "audit_events", "throttles"]
+PrunedKind = Literal["sessions", "audit_events", "throttles", "machine_blocks", "denied_tokens"]
 
 BATCH = 500
 PAUSE_S = 0.05
 # Expired sessions stay this long: tokens of theirs may live for a day, and people ask questions.
 FAMILY_MARGIN_S = 7 * 86400
+DENIED_MARGIN_S = 3600  # beyond any clock's difference
 FOLLOW_INTERVAL_S = 1.0
 FOLLOW_OVERLAP = 200  # on PostgreSQL a lower id may become visible after a higher one
 
@@ -68,6 +73,8 @@ class Pruned:
     sessions: int
     audit_events: int
     throttles: int  # guessing budgets that are full again, so that their rows say nothing
+    machine_blocks: int  # of positions in status lists whose tokens have all expired
+    denied_tokens: int  # revoked tokens without a position that have expired
 
 
 async def database_status(settings: Settings, clock: Clock) -> DatabaseStatus:
@@ -120,23 +127,33 @@ async def mark_restored(runtime: Runtime) -> int:
     again; the new epoch. Servers that run must be restarted to know it."""
     now = runtime.clock.now()
     async with runtime.store.write() as connection:
-        epoch = await restoring.restore_epoch(connection)
-        event = _event(AuditEventType.DATABASE_RESTORED, now, epoch=epoch)
+        epoch = await restoring.restore_epoch(connection, now)
+        progress = await begin_sweep(
+            connection, Sweep("everybody", "", "backup_restored", now), SWEEP_BATCH
+        )
+        event = _event(
+            AuditEventType.DATABASE_RESTORED, now, epoch=epoch, sessions_ended=progress.ended
+        )
         await audit.insert_events(connection, [event])
     runtime.audit.log(event)
+    rest = _event(AuditEventType.SESSION_REVOKED, now)
+    await finish_sweep(runtime, progress, replace(rest, reason="backup_restored"))
     return epoch
 
 
 async def prune_database(runtime: Runtime, audit_older_than_s: int | None) -> Pruned:
-    """Delete sessions that ended long ago, audit events if an age is given, and what a flood of
-    guesses left behind."""
+    """Delete sessions that ended long ago, audit events if an age is given, what a flood of
+    guesses left behind, and what was known of machine tokens that have expired."""
     now = runtime.clock.now()
     sessions = await _prune(runtime, "sessions", now - FAMILY_MARGIN_S)
     events = 0
     if audit_older_than_s is not None:
         events = await _prune(runtime, "audit_events", now - audit_older_than_s)
     throttles = await _prune(runtime, "throttles", now - throttle.PRUNE_MARGIN_S)
-    pruned = Pruned(sessions, events, throttles)
+    # A number is used for a day, and its token lives for a day more at most.
+    blocks = await _prune(runtime, "machine_blocks", now - FAMILY_MARGIN_S)
+    denied = await _prune(runtime, "denied_tokens", now - DENIED_MARGIN_S)
+    pruned = Pruned(sessions, events, throttles, blocks, denied)
     event = _event(AuditEventType.DATABASE_PRUNED, now, **asdict(pruned))
     async with runtime.store.write() as connection:
         await audit.insert_events(connection, [event])
@@ -187,6 +204,10 @@ async def _prune(runtime: Runtime, kind: PrunedKind, before: int) -> int:
                     count = await audit.prune_events(connection, before, BATCH)
                 case "throttles":
                     count = await throttle.prune_throttles(connection, before, BATCH)
+                case "machine_blocks":
+                    count = await status.prune_blocks(connection, before, BATCH)
+                case "denied_tokens":
+                    count = await status.prune_denied(connection, before, BATCH)
                 case _:
                     assert_never(kind)
         total += count

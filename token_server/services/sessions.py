@@ -15,8 +15,10 @@ from token_server.runtime import Runtime
 from token_server.services.bearer import Principal
 from token_server.services.refreshing import read_refresh_token
 from token_server.services.request_context import RequestContext
+from token_server.services.session_sweeps import sweep_sessions
 from token_server.services.users import show_user
 from token_server.storage import audit, families
+from token_server.storage.family_sweeps import Sweep
 
 PAGE = 100
 _SID = re.compile(r"ses_[A-Za-z0-9_-]{22}", re.ASCII)
@@ -144,6 +146,20 @@ async def revoke_session(runtime: Runtime, sid: str) -> Family:
     )
     await end_by_id(runtime, session, event)
     return session
+
+
+async def end_user_sessions(runtime: Runtime, email_or_id: str) -> int:
+    """For operators: end all sessions that a user has now; how many. OperatorError for nobody."""
+    user = await show_user(runtime, email_or_id)
+    sweep = Sweep("user", user.user_id, "ended_by_operator", runtime.clock.now())
+    event = AuditEvent(
+        event=AuditEventType.SESSION_REVOKED,
+        at=sweep.now,
+        actor="operator",
+        subject=user.user_id,
+        reason=sweep.reason,
+    )
+    return await sweep_sessions(runtime, sweep, event)
 
 
 async def end_by_id(runtime: Runtime, session: Family, event: AuditEvent) -> bool:

@@ -171,7 +171,6 @@ _RENEW = (
     .returning(*_COLUMNS)
 )
 _OF_USER = _C.user_id == bindparam("owner")
-_OF_CLIENT = _C.client_id == bindparam("owner")
 _NOTE_REPLAY = (
     update(families)
     .where(
@@ -328,14 +327,6 @@ async def renew_family(
         "new_mac_version": new.mac_version,
     }
     return _only_family(await conn.execute(_RENEW, values))
-
-
-async def revoke_families_of_client(
-    conn: AsyncConnection, client_id: str, reason: str, now: int
-) -> list[str]:
-    """The sids that this call revoked. After the statement that ends logins (clients.py)."""
-    values = {"owner": client_id, "except_sid": "", "reason": reason, "now": now}
-    return await _revoke_where(conn, _OF_CLIENT, values)
 
 
 async def note_replay(conn: AsyncConnection, family_id: bytes, generation: int) -> Family | None:
