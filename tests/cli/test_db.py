@@ -103,7 +103,13 @@ def test_prune_keeps_audit_events_unless_asked(command: Command) -> None:
     """Evidence goes only when its age is named."""
     command.json("db", "restored", "--yes")
 
-    assert command.json("db", "prune") == {"sessions": 0, "audit_events": 0, "throttles": 0}
+    assert command.json("db", "prune") == {
+        "sessions": 0,
+        "audit_events": 0,
+        "throttles": 0,
+        "machine_blocks": 0,
+        "denied_tokens": 0,
+    }
     assert command.json("db", "prune", "--audit-older-than", "1d")["audit_events"] == 0
 
 

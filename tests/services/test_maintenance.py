@@ -28,6 +28,8 @@ from token_server.services.maintenance import (
     prune_database,
 )
 from token_server.services.users import NewUser, add_user
+from token_server.storage import status
+from token_server.storage.machine_numbers import USE_FOR_S
 
 SESSION_S = 7200  # of start_family
 
@@ -91,7 +93,37 @@ async def test_prune_deletes_audit_events_beyond_the_named_age(
     left = [row.event for row in await latest_audit_events(runtime, 10)]
     assert pruned.audit_events == 1
     assert [event.event.value for event in left] == ["database.restored", "database.pruned"]
-    assert left[-1].details == {"sessions": 0, "audit_events": 1, "throttles": 0}
+    assert left[-1].details == {
+        "sessions": 0,
+        "audit_events": 1,
+        "throttles": 0,
+        "machine_blocks": 0,
+        "denied_tokens": 0,
+    }
+
+
+async def test_prune_forgets_machine_tokens_that_have_expired(
+    runtime: Runtime, clock: StandingClock
+) -> None:
+    """Their positions and denials, and not while a token may still be shown."""
+    number = await runtime.status.machine_number(clock.at)
+    clock.at += USE_FOR_S
+    newer = await runtime.status.machine_number(clock.at)
+    async with runtime.store.write() as connection:
+        await status.revoke_machine_token(connection, number, clock.at)
+        await status.revoke_machine_token(connection, newer, clock.at)
+        await status.deny_token(connection, "jti", clock.at + 86400)
+
+    clock.at += 86400  # the last token of the first block has just expired
+    early = await prune_database(runtime, None)
+    clock.at += FAMILY_MARGIN_S - 86400 + 1
+    late = await prune_database(runtime, None)
+
+    assert (early.machine_blocks, early.denied_tokens) == (0, 0)
+    assert (late.machine_blocks, late.denied_tokens) == (1, 1)
+    async with runtime.store.read() as connection:
+        assert not await status.is_machine_token_revoked(connection, number)
+        assert await status.is_machine_token_revoked(connection, newer)
 
 
 async def test_prune_deletes_guessing_budgets_that_are_full_again(

@@ -72,8 +72,9 @@ def restored(cli: CliContext, *, yes: bool, as_json: bool) -> None:
     """Say that the database was restored from a backup: ends every session.
 
     In a restored database refresh tokens that were used since the backup would be valid again,
-    for whoever holds them. This makes all of them worthless; people log in anew. Stop the servers
-    first, or restart them afterwards: a running one keeps the old state.
+    for whoever holds them, and sessions that were revoked since would be good. This makes all of
+    them worthless, access tokens too where status lists are checked; people log in anew. Stop the
+    servers first, or restart them afterwards: a running one keeps the old state.
     """
     if not yes:
         click.confirm("End every session of every user?", abort=True, err=True)
@@ -92,11 +93,15 @@ def restored(cli: CliContext, *, yes: bool, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def prune(cli: CliContext, *, audit_older_than: int | None, as_json: bool) -> None:
-    """Delete sessions that ended more than 7 days ago, in small batches; good for cron."""
+    """Delete sessions that ended more than 7 days ago, in small batches; good for cron.
+
+    Also guessing budgets that are full again, and what was known of machine tokens that expired.
+    """
     pruned = run(cli, lambda runtime: maintenance.prune_database(runtime, audit_older_than))
     text = (
-        f"Deleted {pruned.sessions} sessions, {pruned.audit_events} audit events"
-        f" and {pruned.throttles} past guessing budgets."
+        f"Deleted {pruned.sessions} sessions, {pruned.audit_events} audit events,"
+        f" {pruned.throttles} past guessing budgets, {pruned.machine_blocks} blocks of machine"
+        f" tokens and {pruned.denied_tokens} denials of tokens that have expired."
     )
     emit(pruned, text, as_json=as_json)
 

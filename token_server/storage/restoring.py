@@ -5,6 +5,8 @@ been in use are ended as a whole, and new sessions and machine tokens begin in l
 one can have reached (refresh.md 11, revocation.md).
 """
 
+from dataclasses import dataclass
+
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -13,6 +15,8 @@ from token_server.storage import meta
 
 # What a lost stretch of time may have used up at most: 134 million logins, or machine tokens.
 LOST_LISTS = 1024
+# Who restores the same backup again, minutes later, must not come back to the same lists.
+APART_S = 60
 _LAST_POSTGRES = (
     "SELECT greatest((SELECT coalesce(max({column}), 0) FROM {table}), coalesce("
     "pg_sequence_last_value(pg_get_serial_sequence('{table}', '{column}')::regclass), 0))"
@@ -20,33 +24,47 @@ _LAST_POSTGRES = (
 _SET_POSTGRES = "SELECT setval(pg_get_serial_sequence('{table}', '{column}'), :previous)"
 
 
-async def restore_epoch(conn: AsyncConnection) -> int:
+async def restore_epoch(conn: AsyncConnection, now: int) -> int:
     """The next epoch, with fresh lists. Returns the epoch."""
     epoch = await meta.raise_epoch(conn)
-    seq = await _skip_to_fresh_list(conn, "families", "seq", LIST_SIZE)
+    lists = LOST_LISTS + now // APART_S % LOST_LISTS
+    seq = await _skip_to_fresh_list(conn, _Numbering("families", "seq", LIST_SIZE), lists)
     await meta.set(conn, meta.SESSIONS_FLOOR, str(seq))
-    block = await _skip_to_fresh_list(conn, "status_blocks", "block", LIST_SIZE // BLOCK_SIZE)
+    blocks = _Numbering("status_blocks", "block", LIST_SIZE // BLOCK_SIZE)
+    block = await _skip_to_fresh_list(conn, blocks, lists)
     await meta.set(conn, meta.MACHINES_FLOOR, str(block * BLOCK_SIZE))
     return epoch
 
 
-async def _skip_to_fresh_list(conn: AsyncConnection, table: str, column: str, size: int) -> int:
-    """The next row of `table` begins a list; returns its number.
+@dataclass(frozen=True, slots=True)
+class _Numbering:
+    table: str
+    column: str
+    size: int  # rows to a list
+
+    def fresh(self, last: int, lists: int) -> int:
+        """The first number of a list that is `lists` beyond the one after `last`."""
+        return ((last + self.size) // self.size + lists) * self.size
+
+
+async def _skip_to_fresh_list(conn: AsyncConnection, numbering: _Numbering, lists: int) -> int:
+    """The next row begins a list that nothing lost can have reached; returns its number.
 
     What is stored is the number before it, as given: PostgreSQL forgets a start value that no
     row has used yet, and would go back behind rows that were pruned.
     """
-    names = {"table": table, "column": column}
+    table = numbering.table
+    names = {"table": table, "column": numbering.column}
     if conn.dialect.name == "postgresql":
         last = await conn.execute(text(_LAST_POSTGRES.format(**names)))
-        following = _fresh(int(last.scalar_one()), size)
+        following = numbering.fresh(int(last.scalar_one()), lists)
         await conn.execute(text(_SET_POSTGRES.format(**names)), {"previous": following - 1})
         return following
     last = await conn.execute(
         text("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = :table), 0)"),
         {"table": table},
     )
-    following = _fresh(int(last.scalar_one()), size)
+    following = numbering.fresh(int(last.scalar_one()), lists)
     values = {"table": table, "previous": following - 1}
     changed = await conn.execute(
         text("UPDATE sqlite_sequence SET seq = :previous WHERE name = :table"), values
@@ -56,8 +74,3 @@ async def _skip_to_fresh_list(conn: AsyncConnection, table: str, column: str, si
             text("INSERT INTO sqlite_sequence (name, seq) VALUES (:table, :previous)"), values
         )
     return following
-
-
-def _fresh(last: int, size: int) -> int:
-    """The first number of a list that nothing lost can have reached."""
-    return ((last + size) // size + LOST_LISTS) * size
