@@ -8,7 +8,7 @@ Must not log, must not do I/O, and must not show more of a key than its public h
 import bisect
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -82,6 +82,11 @@ class Keyring:
     def covered_until(self, kid: str) -> int:
         """The largest `exp` that the store knows of for tokens signed by this key (I4)."""
         return self._covered[kid]
+
+    def with_records(self, keys: Iterable[SigningKey]) -> "Keyring":
+        """The same private halves under other records of their keys."""
+        signers = {key: self._signers.get(key.kid) for key in keys}
+        return Keyring(self.keyring_id, self.generation, signers)
 
     def sign_compact(self, typ: str, payload: bytes, now: int) -> tuple[str, str]:
         """The compact JWS (RFC 7515 7.1) of `payload` under the active key, and its kid. `typ` is

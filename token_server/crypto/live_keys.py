@@ -8,9 +8,8 @@ signing stops (I3). Before a token lives beyond what the store knows of its key,
 
 import asyncio
 import contextlib
-import itertools
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -22,7 +21,6 @@ from token_server.core.key_changes import (
     Refused,
     Situation,
     Step,
-    StepKind,
     Unchanged,
     Violation,
 )
@@ -30,10 +28,12 @@ from token_server.core.key_invariants import violations
 from token_server.core.key_policy import KeyPolicy, Serving
 from token_server.core.key_rotation import cover
 from token_server.core.key_store import KeyStore
+from token_server.crypto.applying import applied, moved, named, require_successor
 from token_server.crypto.keyring import Keyring
 from token_server.crypto.keystore import problems_error
 from token_server.crypto.opening import (
     OpenedKeys,
+    as_wanted,
     key_policy,
     key_problems,
     make_key,
@@ -41,20 +41,17 @@ from token_server.crypto.opening import (
     unlock,
 )
 from token_server.crypto.private_files import EntropySource
-from token_server.crypto.rewrapping import rewrapped
-from token_server.crypto.rsa_keys import KeyUnusableError
 from token_server.crypto.secrets import MasterKeys, version_of
+from token_server.crypto.store_problems import StoreOperation, StoreProblems
+from token_server.crypto.whole import whole
 from token_server.errors import OperatorError, UnavailableError
-from token_server.logs import get_logger
-from token_server.records import SigningKey, StoredKey, StoredKeyring
-
-_log = get_logger(__name__)
+from token_server.records import StoredKey, StoredKeyring
 
 Decide = Callable[[Situation], Decision]
 
 _ATTEMPTS = 8  # at one change; each lost one means that another was made
 _RETRY_AFTER_S = 5
-_LEAST_PAUSE_S = 1.0  # between two attempts to read a store that signing waits for
+_LEAST_PAUSE_S = 1.0  # between two attempts at a store that signing waits for
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +63,7 @@ class Surroundings:
     monotonic: Callable[[], float]
     entropy: EntropySource
     stated: frozenset[str] = frozenset()  # what a command was told: KeyPolicy fields, key_bits
+    count_problem: Callable[[StoreOperation], None] = lambda _operation: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +87,37 @@ class Proposal:
     violations: tuple[Violation, ...]
 
 
+@dataclass(slots=True)
+class _Task:
+    """One change on its way, over all of its attempts."""
+
+    decide: Decide
+    force: bool
+    master_version: int | None
+    made: list[StoredKey]  # keys for it: ready ones, or made by an attempt before
+    wanted: tuple[NewKey, ...] = ()
+    master_keys: MasterKeys | None = field(default=None, repr=False)
+
+
 class LiveKeys:
     """The keyring and the master keys of this process, as they are now."""
 
     def __init__(self, opened: OpenedKeys, surroundings: Surroundings) -> None:
         self._around = surroundings
         self._store_for = opened.store_for
-        self._keyring = opened.keyring
+        self._read = opened.keyring  # as it was stored the last time that it was seen
+        self._keyring = opened.keyring  # as it is acted on
         self._master_keys = opened.master_keys
         self._mark: Hashable = None
         self._serving: Serving | None = None
         self._own_policy = key_policy(surroundings.settings)
-        self._confirmed_at = surroundings.monotonic()
+        self._confirmed_at = self._instant()
         self._tried_at = float("-inf")
-        self._furthest_exp = 0
-        self._problem: str | None = None
-        self._lock = asyncio.Lock()
+        self._not_covered_at = float("-inf")
+        self._furthest_exp = ("", 0)
+        self._problems = StoreProblems(surroundings.count_problem)
+        self._lock = asyncio.Lock()  # one at a time reads the store or changes it
+        self._covering = asyncio.Lock()
 
     @property
     def keyring(self) -> Keyring:
@@ -121,13 +134,20 @@ class LiveKeys:
 
     @property
     def problem(self) -> str | None:
-        """Why the store could not be read or written the last time; None while all is well."""
-        return self._problem
+        """Why the store could not be read the last time; None while all is well."""
+        return self._problems.get("read")
+
+    @property
+    def write_problem(self) -> str | None:
+        """Why the store could not be written the last time; None while all is well."""
+        return self._problems.get("write")
 
     @property
     def age_s(self) -> float:
-        """Since when the keys in memory are not confirmed."""
-        return self._around.monotonic() - self._confirmed_at
+        """Since when the keys in memory are not confirmed. Time in which the machine slept, which
+        the monotonic clock leaves out, counts as well."""
+        now, confirmed_at = self._instant(), self._confirmed_at
+        return max(now[0] - confirmed_at[0], now[1] - confirmed_at[1])
 
     @property
     def is_stale(self) -> bool:
@@ -165,12 +185,19 @@ class LiveKeys:
         """
         if self.is_stale:
             await self._refresh_or_refuse()
+        instant = now
         for _ in range(_ATTEMPTS):
-            kid = self._keyring.signer(now).kid
-            if expires_at <= self._keyring.covered_until(kid):
-                self._furthest_exp = max(self._furthest_exp, expires_at)
-                return self._keyring.sign_compact(typ, payload, now)
-            await self._cover(kid, expires_at)
+            keyring = self._keyring
+            kid = keyring.signer(instant).kid
+            if expires_at <= keyring.covered_until(kid):
+                furthest = self._furthest_exp
+                if kid != furthest[0] or expires_at > furthest[1]:
+                    self._furthest_exp = (kid, expires_at)
+                return keyring.sign_compact(typ, payload, instant)
+            async with self._covering:  # who waits here together shares one write, or its failure
+                if self._keyring is keyring:
+                    await self._cover(kid, expires_at)
+            instant = max(now, self._around.now())  # the switch may be what was waited for
         raise UnavailableError("keyring_unsettled", retry_after_s=_RETRY_AFTER_S)
 
     async def look(self) -> None:
@@ -188,33 +215,43 @@ class LiveKeys:
         async with self._lock:
             self._tried_at = self._around.monotonic()
             try:
-                await self._read_again()
-            except (OperatorError, UnavailableError) as error:
-                self._note_problem(str(error))
+                with self._problems.watching("read"):
+                    await self._read_again()
+            except (OperatorError, UnavailableError):
                 return False
-            self._note_problem(None)
             return True
 
     async def keep_covered(self) -> None:
         """Raise the high-water mark ahead of need, so that no token waits for it."""
         signing = self.situation().signing
-        if signing is None or not self._furthest_exp:
+        kid, furthest_exp = self._furthest_exp
+        if signing is None or signing.kid != kid:
             return
-        mark = self._keyring.covered_until(signing.kid)
-        if self._furthest_exp > mark - self._own_policy.head_room_s // 2:
-            kid, until = signing.kid, max(mark + 1, self._furthest_exp)
+        mark = self._keyring.covered_until(kid)
+        if furthest_exp > mark - self._own_policy.head_room_s // 2:
+            until = max(mark + 1, furthest_exp)
             await self.change(lambda situation: cover(situation, kid, until))
 
     async def record_serving(self) -> None:
         """Leave word that this process serves the keyring, and by which policy."""
         serving = Serving(self._around.now(), self._own_policy)
-        await self.store.record_serving(serving)
+        with self._problems.watching("write"):
+            await self.store.record_serving(serving)
         self._serving = serving
+
+    def assume(self, decide: Decide) -> None:
+        """Act on a change of dates that the store could not take, in memory, until it can be read
+        in another generation. What would need a new key or break a rule is not assumed."""
+        situation = self.situation()
+        decision = decide(situation)
+        if not isinstance(decision, Change) or decision.new_keys or decision.erased:
+            return
+        if not violations(situation, decision):
+            self._keyring = self._keyring.with_records(decision.keys)
 
     async def propose(self, decide: Decide) -> Proposal:
         """What `decide` would do, without doing it."""
-        stored = await self._load()
-        situation = await self._situation_of(stored)
+        situation = await self._situation_of(await self._load())
         decision = decide(situation)
         broken = violations(situation, decision) if isinstance(decision, Change) else ()
         return Proposal(situation, decision, broken)
@@ -232,36 +269,65 @@ class LiveKeys:
         `ready` are the new keys that `decide` asks for, if they exist already (an import);
         `master_version` moves everything under that version of the master key. Refused when the
         change would break a rule, unless forced. OperatorError when the store cannot be read or
-        refuses to be written: then nothing has changed.
+        refuses to be written: then nothing has changed. A cancellation waits for the end of it.
         """
-        made = list(ready)
-        async with self._lock:
-            for _ in range(_ATTEMPTS):
-                stored = await self._load()
-                situation = await self._situation_of(stored)
-                decision = decide(situation)
-                if not isinstance(decision, Change):
-                    return decision
-                broken = violations(situation, decision)
-                if broken and not force:
-                    return Refused(broken)
-                master_keys = self._master_keys.using(
-                    master_version or version_of(stored.master_key_check)
-                )
-                made = await self._make(decision.new_keys, made, master_keys, situation.now)
-                keyring = _apply(stored, decision, made)
-                if master_version is not None:
-                    keyring = await asyncio.to_thread(_moved, keyring, master_keys)
-                if await self.store.replace(keyring, stored.generation):
-                    await self._adopt(keyring, master_keys)
-                    return Changed(keyring.generation, _named(decision.steps, made), broken)
+        return await whole(self._change(_Task(decide, force, master_version, list(ready))))
+
+    async def _change(self, task: _Task) -> Outcome:
+        for _ in range(_ATTEMPTS):
+            async with self._lock:
+                outcome = await self._attempt(task)
+            if outcome is not None:
+                return outcome
+            if len(task.made) != len(task.wanted) and task.master_keys is not None:
+                # Not under the lock: a large key takes seconds, and signing may wait for it.
+                task.made = [
+                    await asyncio.to_thread(self._make_key, task.master_keys) for _ in task.wanted
+                ]
         raise OperatorError("the keys were changed by others all the time: try again", exit_code=5)
 
+    async def _attempt(self, task: _Task) -> Outcome | None:
+        """None when keys must be made first, or another change was faster."""
+        seen_at = self._instant()
+        stored = await self._load()
+        situation = await self._situation_of(stored)
+        decision = task.decide(situation)
+        if not isinstance(decision, Change):
+            return decision
+        broken = violations(situation, decision)
+        if broken and not task.force:
+            return Refused(broken)
+        version = task.master_version or version_of(stored.master_key_check)
+        master_keys = self._master_keys.using(version)
+        if any(entry.master_version not in master_keys.versions for entry in task.made):
+            task.made = []
+        if len(task.made) != len(decision.new_keys):
+            task.wanted, task.master_keys = decision.new_keys, master_keys
+            return None
+        made = [
+            as_wanted(entry, new, situation.now, situation.policy)
+            for entry, new in zip(task.made, decision.new_keys, strict=True)
+        ]
+        keyring = applied(stored, decision, made)
+        if task.master_version is not None:
+            keyring = await asyncio.to_thread(moved, keyring, master_keys)
+        with self._problems.watching("write"):
+            if not await self.store.replace(keyring, stored.generation):
+                return None
+        self._adopt(await self._unlocked(keyring, master_keys), master_keys, seen_at)
+        return Changed(keyring.generation, named(decision.steps, made), broken)
+
+    def _make_key(self, master_keys: MasterKeys) -> StoredKey:
+        """A command that was not told KEY_BITS makes keys as large as the newest one: in a shell
+        without the server's settings it would shrink them unnoticed."""
+        around, settings = self._around, self._around.settings
+        if settings.mode == "tool" and "key_bits" not in around.stated:
+            newest = max(self._read.keys, key=lambda key: key.created_at)
+            settings = msgspec.structs.replace(settings, key_bits=newest.bits)
+        return make_key(master_keys, settings, NewKey(), around.now())
+
     async def _load(self) -> StoredKeyring:
-        stored = await self.store.load()
-        if stored is None or stored.keyring_id != self._keyring.keyring_id:
-            raise OperatorError("the signing keys are gone, or others have taken their place")
-        return stored
+        return require_successor(await self.store.load(), self._read)
 
     async def _situation_of(self, stored: StoredKeyring) -> Situation:
         self._serving = await self.store.last_serving()
@@ -275,57 +341,35 @@ class LiveKeys:
             serving=self._serving,
         )
 
-    async def _make(
-        self, wanted: tuple[NewKey, ...], made: list[StoredKey], master_keys: MasterKeys, now: int
-    ) -> list[StoredKey]:
-        """One key for each wanted one; what is ready or a lost attempt made is used."""
-        if [entry.key.activate_at for entry in made] == [new.activate_at for new in wanted]:
-            return made
-        settings = self._settings_for_new_keys()
-        return [
-            await asyncio.to_thread(make_key, master_keys, settings, new, now) for new in wanted
-        ]
-
-    def _settings_for_new_keys(self) -> Settings:
-        """A command that was not told KEY_BITS makes keys as large as the newest one: in a shell
-        without the server's settings it would shrink them unnoticed."""
-        around = self._around
-        if around.settings.mode != "tool" or "key_bits" in around.stated:
-            return around.settings
-        newest = max(self._keyring.keys, key=lambda key: key.created_at)
-        return msgspec.structs.replace(around.settings, key_bits=newest.bits)
-
     async def _read_again(self) -> None:
-        settings = self._around.settings
+        seen_at, settings = self._instant(), self._around.settings
         problems = await asyncio.to_thread(key_problems, settings)
         if problems:
             raise problems_error(problems)
         master_keys = await asyncio.to_thread(read_master_keys, settings)
         store = self._store_for(master_keys)
         mark = await store.peek()
-        stored = await store.load()
-        if stored is None:
-            raise OperatorError("the signing keys are gone")
-        if stored.keyring_id != self._keyring.keyring_id:
-            raise OperatorError("another keyring has taken the place of this one")
-        if stored.generation < self._keyring.generation:
-            raise OperatorError("the signing keys are older than those in memory")
-        if stored.generation == self._keyring.generation and _is_fork(stored, self._keyring):
-            raise OperatorError("a backup of the signing keys was put back: restart the server")
+        stored = require_successor(await store.load(), self._read)
         # Which version is in use is the keyring's to say: all instances move at the same change.
         master_keys = master_keys.using(version_of(stored.master_key_check))
-        if stored.generation != self._keyring.generation:
-            await self._adopt(stored, master_keys)
-        self._master_keys = master_keys
+        keyring = None
+        if stored.generation != self._read.generation:
+            keyring = await self._unlocked(stored, master_keys)
+        self._adopt(keyring, master_keys, seen_at)
         self._mark = mark
-        self._confirmed_at = self._around.monotonic()
 
-    async def _adopt(self, stored: StoredKeyring, master_keys: MasterKeys) -> None:
-        self._keyring = await asyncio.to_thread(
-            unlock, stored, master_keys, self.store, self._keyring.signers
-        )
+    async def _unlocked(self, stored: StoredKeyring, master_keys: MasterKeys) -> Keyring:
+        store, known = self._store_for(master_keys), self._keyring.signers
+        return await asyncio.to_thread(unlock, stored, master_keys, store, known)
+
+    def _adopt(
+        self, keyring: Keyring | None, master_keys: MasterKeys, seen_at: tuple[float, float]
+    ) -> None:
+        """All together, or nothing if something was wrong. No keyring: it is as before."""
+        if keyring is not None:
+            self._read = self._keyring = keyring
         self._master_keys = master_keys
-        self._confirmed_at = self._around.monotonic()
+        self._confirmed_at = seen_at
 
     async def _refresh_or_refuse(self) -> None:
         if self._lock.locked():  # the store is being read: what comes of it holds for all
@@ -341,49 +385,16 @@ class LiveKeys:
                 pass
 
     async def _cover(self, kid: str, expires_at: int) -> None:
+        if self._around.monotonic() - self._not_covered_at < _LEAST_PAUSE_S:
+            raise UnavailableError("key_store_unwritable", retry_after_s=_RETRY_AFTER_S)
+        before = self._keyring
         try:
             await self.change(lambda situation: cover(situation, kid, expires_at))
-        except (OperatorError, UnavailableError) as error:
-            self._note_problem(str(error))
+        except (OperatorError, UnavailableError):
+            self._not_covered_at = self._around.monotonic()
             raise UnavailableError("key_store_unwritable", retry_after_s=_RETRY_AFTER_S) from None
-        if expires_at > self._keyring.covered_until(kid):
-            await self.refresh()  # another key signs by now
+        if self._keyring is before:
+            await self.refresh()  # another key signs by now, or another instance was faster
 
-    def _note_problem(self, problem: str | None) -> None:
-        if problem == self._problem:
-            return
-        self._problem = problem
-        if problem is None:
-            _log.info("signing_keys_readable_again")
-        else:
-            _log.warning("signing_keys_unreadable", problem=problem)
-
-
-def _moved(keyring: StoredKeyring, master_keys: MasterKeys) -> StoredKeyring:
-    try:
-        return rewrapped(keyring, master_keys)
-    except KeyUnusableError as err:
-        raise OperatorError(f"a private key cannot be read: {err}") from None
-
-
-def _is_fork(stored: StoredKeyring, keyring: Keyring) -> bool:
-    return {entry.key for entry in stored.keys} != set(keyring.keys)
-
-
-def _apply(stored: StoredKeyring, change: Change, made: list[StoredKey]) -> StoredKeyring:
-    held = {entry.key.kid: entry for entry in stored.keys}
-    kept = (_with_record(held[key.kid], key, change.erased) for key in change.keys)
-    return replace(stored, generation=stored.generation + 1, keys=(*kept, *made))
-
-
-def _with_record(entry: StoredKey, key: SigningKey, erased: frozenset[str]) -> StoredKey:
-    if key.kid in erased:
-        return StoredKey(key, None, None)
-    return replace(entry, key=key)
-
-
-def _named(steps: tuple[Step, ...], made: list[StoredKey]) -> tuple[Step, ...]:
-    kids = itertools.chain((entry.key.kid for entry in made), itertools.repeat(None))
-    return tuple(
-        replace(step, kid=next(kids)) if step.kind is StepKind.MADE else step for step in steps
-    )
+    def _instant(self) -> tuple[float, float]:
+        return self._around.monotonic(), float(self._around.now())

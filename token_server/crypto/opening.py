@@ -251,19 +251,24 @@ def make_first_keyring(
 
 
 def make_key(master_keys: MasterKeys, settings: Settings, new: NewKey, now: int) -> StoredKey:
-    """A new key. One with a date signs without having been published, so its publication counts
-    from now; any other counts from when it is first served. Blocks for 0.1 s to seconds."""
+    """A new key. Blocks for 0.1 s to seconds."""
     made = waiting_key(rsa_keys.generate(settings.key_bits), master_keys, now)
+    return as_wanted(made, new, now, key_policy(settings))
+
+
+def as_wanted(entry: StoredKey, new: NewKey, now: int, policy: KeyPolicy) -> StoredKey:
+    """A key that waits, with the date that `new` asks for. With one it signs without having been
+    published, so its publication counts from now; else it counts from when it is first served."""
     if new.activate_at is None:
-        return made
-    policy = key_policy(settings)
+        return entry
     key = replace(
-        made.key,
+        entry.key,
+        created_at=now,
         published_at=now,
         activate_at=new.activate_at,
         exp_high_water=now + policy.access_token_ttl_s + policy.head_room_s,
     )
-    return replace(made, key=key)
+    return replace(entry, key=key)
 
 
 def waiting_key(private: RSAPrivateKey, master_keys: MasterKeys, now: int) -> StoredKey:
