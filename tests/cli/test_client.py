@@ -18,12 +18,14 @@ POLICY = [
     "grant_types",
     "is_enabled",
     "is_public",
+    "is_revocable",
     "name",
     "refresh_absolute_ttl_s",
     "refresh_idle_ttl_s",
     "refresh_replay_window_s",
     "scopes",
     "secrets",
+    "serves_audiences",
     "shadow_limit",
     "updated_at",
 ]
@@ -63,6 +65,25 @@ def test_public_client_prints_no_secret(command: Command) -> None:
     assert sorted(added) == POLICY
     assert added["is_public"] is True
     assert added["secrets"] == []
+
+
+def test_resource_server_needs_no_grant(command: Command) -> None:
+    """A service that only introspects names the audience that it is (RFC 7662 §2.1)."""
+    added = command.json("client", "add", "orders", "--serves", "https://orders.example")
+
+    assert (added["serves_audiences"], added["grant_types"]) == (["https://orders.example"], [])
+    assert command.json("client", "show", "orders")["serves_audiences"] == added["serves_audiences"]
+    refused = command("client", "add", "spa", "--public", "--serves", "https://orders.example")
+    assert (refused.exit_code, "cannot introspect" in refused.stderr) == (2, True)
+
+
+def test_machine_tokens_are_made_revocable(command: Command) -> None:
+    """`--revocable` is kept, and pointed out where it does nothing."""
+    arguments = ("--revocable", "--scope", "a")
+    added = command.json("client", "add", "job", "--grant", "client_credentials", *arguments)
+    assert added["is_revocable"] is True
+    idle = command("client", "add", "app", "--public", "--grant", "password", *arguments)
+    assert "revocable does nothing here" in idle.stderr
 
 
 def test_policy_options_take_durations(command: Command) -> None:

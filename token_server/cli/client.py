@@ -30,9 +30,8 @@ def client() -> None:
     "--grant",
     "grant_types",
     multiple=True,
-    required=True,
     metavar="|".join(GRANT_TYPES),
-    help="A grant that the client may use; repeat for more.",
+    help="A grant that the client may use; repeat for more. None only with --serves.",
 )
 @click.option("--scope", "scopes", multiple=True, help="A scope it may be given; repeat for more.")
 @click.option(
@@ -47,6 +46,19 @@ def client() -> None:
     multiple=True,
     metavar="URI",
     help="`aud` when the client asks for none; the server's DEFAULT_AUDIENCE if not given.",
+)
+@click.option(
+    "--serves",
+    "serves_audiences",
+    multiple=True,
+    metavar="URI",
+    help="An audience that this client is, as a resource server: it may introspect its tokens.",
+)
+@click.option(
+    "--revocable",
+    "is_revocable",
+    is_flag=True,
+    help="Its client_credentials tokens can be revoked one by one (status list).",
 )
 @click.option("--name", default="", help="Display name; the ID if not given.")
 @click.option("--public", "is_public", is_flag=True, help="The client cannot keep a secret.")
@@ -92,6 +104,7 @@ def add(cli: CliContext, /, *, as_json: bool, **registration: Any) -> None:
           --scope orders:read --audience https://orders.example
       token-server client add web-app --public --grant password --grant refresh_token \\
           --scope profile
+      token-server client add orders --serves https://orders.example
     """
     new = clients.NewClient(client_id=registration.pop("client_id"), **registration)
     made, secret = run(cli, lambda runtime: clients.add_client(runtime, new))
@@ -244,6 +257,8 @@ def client_json(shown: Client) -> dict[str, object]:
         "scopes": shown.scopes,
         "audiences": shown.audiences,
         "default_audience": shown.default_audience,
+        "serves_audiences": shown.serves_audiences,
+        "is_revocable": shown.is_revocable,
         "access_token_ttl_s": shown.access_token_ttl_s,
         "access_token_typ": shown.access_token_typ,
         "refresh_idle_ttl_s": shown.refresh_idle_ttl_s,
@@ -280,6 +295,8 @@ def _text(shown: Client) -> str:
         ("scopes", " ".join(shown.scopes) or "none"),
         ("audiences", " ".join(shown.audiences) or "none"),
         ("default audience", " ".join(shown.default_audience) or "DEFAULT_AUDIENCE"),
+        ("serves", " ".join(shown.serves_audiences) or "none"),
+        ("revocable", "yes" if shown.is_revocable else "no"),
         ("access tokens", _duration_text(shown.access_token_ttl_s)),
         ("access token typ", shown.access_token_typ or "as the server"),
         ("idle lifetime", _duration_text(shown.refresh_idle_ttl_s)),

@@ -36,7 +36,12 @@ def client_problems(client: Client) -> list[str]:
     problems += _grant_problems(client)
     problems += _list_problems("scopes", client.scopes)
     problems += (scope_token_problem(scope) for scope in client.scopes)
-    for audiences in (client.audiences, client.default_audience):
+    for audiences in (
+        client.audiences,
+        client.default_audience,
+        client.serves_audiences,
+        client.exchange_audiences,
+    ):
         problems += _list_problems("audiences", audiences)
         problems += (audience_problem(audience) for audience in audiences)
     problems += _limit_problems(client)
@@ -55,17 +60,21 @@ def client_warnings(client: Client) -> list[str]:
             "the password grant shows the user's password to the client;"
             " RFC 9700 §2.4 says not to use it: for own first-party clients only"
         )
-    if not client.scopes:
+    if client.is_revocable and CLIENT_CREDENTIALS not in client.grant_types:
+        warnings.append("revocable does nothing here: it is for tokens of client_credentials")
+    if not client.scopes and client.grant_types:
         warnings.append("the client has no scope, and its tokens will carry none")
     return warnings
 
 
 def _grant_problems(client: Client) -> Iterable[str]:
     known = ", ".join(GRANT_TYPES)
-    if not client.grant_types:
-        yield f"the client needs at least one grant: {known}"
+    if not client.grant_types and not client.serves_audiences:
+        yield f"the client needs at least one --grant ({known}) or --serves"
     if client.grant_types - set(GRANT_TYPES):
         yield f"a grant is unknown: the known ones are {known}"
+    if client.is_public and client.serves_audiences:
+        yield "a public client cannot introspect tokens: register a confidential one"
     if client.is_public and CLIENT_CREDENTIALS in client.grant_types:
         yield (
             "a public client has no secret and cannot use client_credentials"

@@ -39,6 +39,9 @@ class NewClient:
     refresh_absolute_ttl_s: int | None = None
     refresh_replay_window_s: int | None = None
     shadow_limit: int | None = None
+    serves_audiences: tuple[str, ...] = ()
+    exchange_audiences: tuple[str, ...] = ()
+    is_revocable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,9 @@ async def add_client(runtime: Runtime, new: NewClient) -> tuple[Client, Secret[s
         created_at=now,
         updated_at=now,
         secrets=() if record is None else (record,),
+        serves_audiences=tuple(dict.fromkeys(new.serves_audiences)),
+        exchange_audiences=tuple(dict.fromkeys(new.exchange_audiences)),
+        is_revocable=new.is_revocable,
     )
     if problems := client_problems(client):
         raise OperatorError(f"The client was not added: {'; '.join(problems)}.", exit_code=2)
