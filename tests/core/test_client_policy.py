@@ -55,7 +55,7 @@ def test_sensible_registrations_have_no_problem(changes: dict[str, Any]) -> None
         ({"client_id": "a b"}, "client id"),
         ({"client_id": "account"}, "reserved"),
         ({"name": " "}, "name is empty"),
-        ({"grant_types": frozenset[str]()}, "at least one grant"),
+        ({"grant_types": frozenset[str]()}, "at least one --grant"),
         ({"grant_types": frozenset({"implicit"})}, "unknown"),
         ({"is_public": True, "grant_types": frozenset({"client_credentials"})}, "public client"),
         ({"scopes": ("a b",)}, "scope"),
