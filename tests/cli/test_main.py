@@ -135,7 +135,7 @@ def test_inner_spaces_of_a_secret_are_kept() -> None:
     assert ask(from_stdin=True, stdin="  a b \n") == (0, "  a b \n")
 
 
-@pytest.mark.parametrize("stdin", [b"", b"\n", b"\xff\n", b"x" * 5000])
+@pytest.mark.parametrize("stdin", [b"", b"\n", b"\xff\n", b"x" * 20_000])
 def test_an_unusable_secret_is_refused_without_an_echo(stdin: bytes) -> None:
     """Empty, no UTF-8, far too long."""
     code, output = ask(from_stdin=True, stdin=stdin)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-MAX_SECRET_BYTES = 4096
+MAX_SECRET_BYTES = 16 * 1024  # of a token, the longest of them
 
 
 @dataclass(slots=True)
@@ -137,6 +137,11 @@ def read_secret(prompt: str, *, from_stdin: bool, confirm: bool = False) -> Secr
             exit_code=2,
         ) from None
     return Secret(str(text))
+
+
+def ask_secret(prompt: str) -> Secret[str]:
+    """From the terminal without echo; without a terminal, one line from stdin."""
+    return read_secret(prompt, from_stdin=not sys.stdin.isatty())
 
 
 def _read_secret_line() -> Secret[str]:

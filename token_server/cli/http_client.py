@@ -3,6 +3,7 @@
 A redirect is never followed: it would carry credentials, or trust, to another host.
 """
 
+import base64
 import http.client
 import time
 import urllib.error
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from typing import IO
+from urllib.parse import quote
 
 from token_server.errors import OperatorError
 
@@ -75,6 +77,12 @@ def request(
         raise OperatorError(
             f"{url} did not answer ({reason}). Is the server running?", exit_code=5
         ) from None
+
+
+def basic_authorization(client_id: str, secret: str) -> str:
+    """The value of the header; RFC 6749 §2.3.1: both form-encoded before they are joined."""
+    user_pass = f"{quote(client_id, safe='')}:{quote(secret, safe='')}"
+    return "Basic " + base64.b64encode(user_pass.encode("ascii")).decode("ascii")
 
 
 def _open(outgoing: urllib.request.Request) -> urllib.response.addinfourl:

@@ -4,17 +4,18 @@ import click
 
 from token_server.cli.context import CliContext, emit, json_option, run
 from token_server.cli.formats import instant_text
+from token_server.errors import OperatorError
 from token_server.records import Family
-from token_server.services import sessions
+from token_server.services import clients, sessions
 
 
 @click.group()
 def session() -> None:
     """List and end the sessions of users.
 
-    A session is one login with all its refresh tokens. Ending it is seen by the account API and
-    by every refresh at once; access tokens already handed out stay valid for other services until
-    they expire.
+    A session is one login with all its refresh tokens. Ending it is seen by the account API, by
+    introspection and by every refresh at once, by services that follow the status lists within
+    STATUS_TTL, and by services that do neither when its access tokens expire (docs/revocation.md).
     """
 
 
@@ -32,18 +33,40 @@ def list_(cli: CliContext, *, who: str, as_json: bool) -> None:
 
 
 @session.command()
-@click.argument("sid")
+@click.argument("sid", required=False)
+@click.option("--user", "who", metavar="EMAIL|ID", help="All sessions that this user has now.")
+@click.option("--client", "client_id", metavar="ID", help="All that this client has now.")
 @json_option
 @click.pass_obj
-def revoke(cli: CliContext, *, sid: str, as_json: bool) -> None:
-    """End one session; harmless when it has ended already.
+def revoke(
+    cli: CliContext, *, sid: str | None, who: str | None, client_id: str | None, as_json: bool
+) -> None:
+    """End one session, or all of a user or of a client; harmless when they have ended already.
+
+    Whoever may log in can do so again: `user disable` and `client disable` end the sessions and
+    keep the door shut. Very many sessions take a while (a million some 30 s); broken off, the same
+    command goes on.
 
     \b
-    Example:
+    Examples:
       token-server session revoke ses_3yfO9vGqQm2Xc1Zk7aB4dw
+      token-server session revoke --user ada@example.org
     """
-    ended = run(cli, lambda runtime: sessions.revoke_session(runtime, sid))
-    emit(session_json(ended), f"Session {ended.sid} of {ended.user_id} has ended.", as_json=as_json)
+    if [sid, who, client_id].count(None) != 2:
+        raise OperatorError(
+            "Give a session's id, or --user, or --client: one of them.", exit_code=2
+        )
+    if sid is not None:
+        ended = run(cli, lambda runtime: sessions.revoke_session(runtime, sid))
+        told = f"Session {ended.sid} of {ended.user_id} has ended."
+        emit(session_json(ended), told, as_json=as_json)
+        return
+    if who is not None:
+        count = run(cli, lambda runtime: sessions.end_user_sessions(runtime, who))
+    else:
+        of_client = client_id or ""
+        count = run(cli, lambda runtime: clients.end_client_sessions(runtime, of_client))
+    emit({"sessions_ended": count}, f"{count} sessions have ended.", as_json=as_json)
 
 
 def session_json(shown: Family) -> dict[str, object]:

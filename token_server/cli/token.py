@@ -1,23 +1,20 @@
-"""`token-server token`: get one from a server, look into one, verify one.
+"""`token-server token`: get one from a server, look into one, verify one; and what becomes of it.
 
 Tokens and secrets come from a prompt or stdin, never argv. `verify` uses the verification library
 that resource services use, with the keys that the server publishes.
 """
 
-import base64
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import quote
 
 import click
 import msgspec
 
-from token_server.cli.context import CliContext, emit, json_option, read_secret
-from token_server.cli.http_client import HttpAnswer, request
+from token_server.cli.context import CliContext, ask_secret, emit, json_option
+from token_server.cli.http_client import HttpAnswer, basic_authorization, request
+from token_server.cli.token_state import explain_command, introspect_command, revoke_command
 from token_server.config import Settings
 from token_server.errors import OperatorError
-from token_server.records import Secret
 from token_server.services.metadata import JWKS_PATH, TOKEN_PATH
 from token_server.verify import (
     Claims,
@@ -34,7 +31,7 @@ GRANTS = ("client_credentials", "password", "refresh_token")
 
 @click.group()
 def token() -> None:
-    """Get, decode and verify tokens.
+    """Get, decode, verify, introspect, revoke and explain tokens.
 
     Tokens and secrets are asked for on the terminal; without one they are read from standard
     input, one per line. They are never arguments, which other users of the machine can read.
@@ -78,15 +75,15 @@ def get(  # noqa: PLR0913 - one parameter per option
     if public:
         form["client_id"] = client_id
     else:
-        secret = _read("Client secret")
-        headers["Authorization"] = _basic(client_id, secret.reveal())
+        secret = ask_secret("Client secret")
+        headers["Authorization"] = basic_authorization(client_id, secret.reveal())
     if grant_type == "password":
         if username is None:
             raise OperatorError("The password grant needs --username.", exit_code=2)
         form["username"] = username
-        form["password"] = _read("Password").reveal()
+        form["password"] = ask_secret("Password").reveal()
     elif grant_type == "refresh_token":
-        form["refresh_token"] = _read("Refresh token").reveal()
+        form["refresh_token"] = ask_secret("Refresh token").reveal()
     base = (url or cli.settings().issuer).rstrip("/")
     filled = {name: value for name, value in form.items() if value}
     body = _token_response(request(base + TOKEN_PATH, form=filled, headers=headers))
@@ -97,7 +94,7 @@ def get(  # noqa: PLR0913 - one parameter per option
 @json_option
 def decode(*, as_json: bool) -> None:
     """Show header and claims of an access token WITHOUT verifying it: to look at, not to trust."""
-    text = _read("Access token").reveal()
+    text = ask_secret("Access token").reveal()
     try:
         header, claims = decode_unverified(text)
     except TokenError as error:
@@ -120,7 +117,7 @@ def verify(cli: CliContext, *, audience: str | None, jwks: str | None, as_json: 
       token-server token verify --audience https://orders.example < token.txt
     """
     settings = cli.settings()
-    text = _read("Access token").reveal()
+    text = ask_secret("Access token").reveal()
     verifier = Verifier(
         issuer=settings.issuer,
         audience=audience or settings.default_audience,
@@ -135,14 +132,8 @@ def verify(cli: CliContext, *, audience: str | None, jwks: str | None, as_json: 
          as_json=as_json)  # fmt: skip
 
 
-def _read(prompt: str) -> Secret[str]:
-    return read_secret(prompt, from_stdin=not sys.stdin.isatty())
-
-
-def _basic(client_id: str, secret: str) -> str:
-    """RFC 6749 §2.3.1: both form-encoded before they are joined."""
-    user_pass = f"{quote(client_id, safe='')}:{quote(secret, safe='')}"
-    return "Basic " + base64.b64encode(user_pass.encode("ascii")).decode("ascii")
+for _command in (introspect_command, revoke_command, explain_command):
+    token.add_command(_command)
 
 
 def _token_response(answer: HttpAnswer) -> dict[str, object]:

@@ -6,6 +6,7 @@ foreign and dead tokens are nothing to complain of and change nothing. Done only
 a failed commit raises UnavailableError.
 """
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from token_server.core.client_auth import read_client
 from token_server.core.refresh import TokenText
 from token_server.errors import InvalidRequestError
 from token_server.logs import get_logger
-from token_server.records import AuditEvent, AuditEventType, Client, Family
+from token_server.records import AuditEvent, AuditEventType, Family
 from token_server.runtime import Runtime
 from token_server.services.client_authentication import authenticate_client
 from token_server.services.refreshing import read_refresh_token
@@ -29,18 +30,29 @@ from token_server.storage import audit, families, status
 
 _log = get_logger(__name__)
 
-REASON = "revoked_by_client"
+
+class Outcome(enum.StrEnum):
+    """What became of a token. Only the first changed anything."""
+
+    REVOKED = "revoked"
+    UNKNOWN = "unknown"  # no token of ours, expired, or signed by a key that is not published
+    FOREIGN = "foreign"  # another client's
+    DEAD = "dead"  # worth nothing already
 
 
 @dataclass(frozen=True, slots=True)
 class Revoker:
-    """Who revokes: a client, or the operator."""
+    """Who revokes: a client its own tokens, or (`client_id` None) the operator any."""
 
     actor: str
     reason: str
     now: int
+    client_id: str | None = None
     ip_address: str | None = None
     request_id: str | None = None
+
+    def may_revoke(self, client_id: str) -> bool:
+        return self.client_id is None or client_id == self.client_id
 
 
 async def revoke_token(
@@ -59,51 +71,58 @@ async def revoke_token(
     token = form.get("token")
     if token is None:
         raise InvalidRequestError("token_missing", "The token parameter is missing.")
-    outcome = await _revoke(runtime, client, token, context)
-    runtime.metrics.revocation(outcome)
-    if outcome != "revoked":
+    revoker = Revoker(
+        f"client:{client.client_id}",
+        "revoked_by_client",
+        context.now,
+        client.client_id,
+        context.ip_address,
+        context.request_id,
+    )
+    outcome = await _revoke(runtime, token, revoker)
+    runtime.metrics.revocation(outcome.value)
+    if outcome is not Outcome.REVOKED:
         _log.info(
             "revocation_without_effect",
             client_id=client.client_id,
-            reason=outcome,
+            reason=outcome.value,
             request_id=context.request_id,
         )
 
 
-async def _revoke(runtime: Runtime, client: Client, token: str, context: RequestContext) -> str:
-    """ "revoked", or why nothing happened."""
-    revoker = Revoker(
-        f"client:{client.client_id}", REASON, context.now, context.ip_address, context.request_id
-    )
+async def revoke_as_operator(runtime: Runtime, token: str) -> Outcome:
+    """Any client's token, on the installation itself. Raises UnavailableError as above."""
+    revoker = Revoker("operator", "revoked_by_operator", runtime.clock.now())
+    return await _revoke(runtime, token, revoker)
+
+
+async def _revoke(runtime: Runtime, token: str, revoker: Revoker) -> Outcome:
     refresh_token = read_refresh_token(runtime, token)
     if refresh_token is not None:
-        return await _revoke_refresh_token(runtime, client, refresh_token, revoker)
+        return await _revoke_refresh_token(runtime, refresh_token, revoker)
     claims = read_access_token(runtime, token)
     if claims is None:
-        return "token_unknown"
-    if claims.client_id != client.client_id:
-        return "token_of_another_client"
+        return Outcome.UNKNOWN
+    if not revoker.may_revoke(claims.client_id):
+        return Outcome.FOREIGN
     state = await judge_claims(runtime, claims)
     if isinstance(state, DeadToken):
-        return "token_dead"
-    return await revoke_live_token(runtime, state, revoker)
+        return Outcome.DEAD
+    return await _revoke_live_token(runtime, state, revoker)
 
 
-async def _revoke_refresh_token(
-    runtime: Runtime, client: Client, token: TokenText, revoker: Revoker
-) -> str:
+async def _revoke_refresh_token(runtime: Runtime, token: TokenText, revoker: Revoker) -> Outcome:
     """Of any generation: whoever holds a spent one may end the session as well."""
     async with runtime.store.read() as connection:
         family = await families.find_family(connection, token.family_id)
     if family is None:
-        return "token_unknown"
-    if family.client_id != client.client_id:
-        return "token_of_another_client"
+        return Outcome.UNKNOWN
+    if not revoker.may_revoke(family.client_id):
+        return Outcome.FOREIGN
     return await _end_session(runtime, family, revoker)
 
 
-async def revoke_live_token(runtime: Runtime, token: LiveToken, revoker: Revoker) -> str:
-    """End what the token rests on; "revoked", or "token_dead" when somebody else was faster."""
+async def _revoke_live_token(runtime: Runtime, token: LiveToken, revoker: Revoker) -> Outcome:
     session = token.session
     if session is not None and session.client_id == token.claims.client_id:
         return await _end_session(runtime, session, revoker)
@@ -128,10 +147,10 @@ async def revoke_live_token(runtime: Runtime, token: LiveToken, revoker: Revoker
             await audit.insert_events(connection, [event])
     if is_new:
         runtime.audit.log(event)
-    return "revoked" if is_new else "token_dead"
+    return Outcome.REVOKED if is_new else Outcome.DEAD
 
 
-async def _end_session(runtime: Runtime, session: Family, revoker: Revoker) -> str:
+async def _end_session(runtime: Runtime, session: Family, revoker: Revoker) -> Outcome:
     event = AuditEvent(
         event=AuditEventType.SESSION_REVOKED,
         at=revoker.now,
@@ -144,4 +163,4 @@ async def _end_session(runtime: Runtime, session: Family, revoker: Revoker) -> s
         details={"sessions_ended": 1},
     )
     is_ended = await end_by_id(runtime, session, event)
-    return "revoked" if is_ended else "token_dead"
+    return Outcome.REVOKED if is_ended else Outcome.DEAD

@@ -31,7 +31,7 @@ from token_server.verify.policy import MAX_TOKEN_BYTES
 from token_server.verify.strict import JsonObject, StrictnessError, decode_base64url
 
 # Per client: whichever it is, we signed it as an access token.
-_MEDIA_TYPES = Policy(accept_typ=("at+jwt", "JWT")).media_types
+MEDIA_TYPES = Policy(accept_typ=("at+jwt", "JWT")).media_types
 _MAX_LIFETIME_S = 2**31  # how long tokens live is the client's policy, and was when it was signed
 
 
@@ -95,12 +95,24 @@ def _verify(runtime: Runtime, token: str) -> Claims:
     header_segment, payload_segment, signature, signed = split_token(token, MAX_TOKEN_BYTES)
     header = decode_segment(header_segment)
     check_header(header)
-    check_typ(header, _MEDIA_TYPES)
+    check_typ(header, MEDIA_TYPES)
     keys = _key_set(runtime.keyring.jwks(now))
     key = find_key(read_kid(header), keys, allow_missing_kid=False)
     if not key.is_signed(signed, decode_base64url(signature)):
         raise TokenError(Reason.SIGNATURE_WRONG)
-    payload = decode_segment(payload_segment)
+    return _read_claims(runtime, decode_segment(payload_segment), now)
+
+
+def claims_as_issued(runtime: Runtime, payload: JsonObject) -> Claims:
+    """What a token said when it was issued, expired or not; for a payload whose signature was
+    checked. Raises TokenError when it never was a token of ours."""
+    issued_at = payload.get("iat")
+    if not isinstance(issued_at, int):
+        raise TokenError(Reason.IAT_INVALID)
+    return _read_claims(runtime, payload, issued_at)
+
+
+def _read_claims(runtime: Runtime, payload: JsonObject, now: int) -> Claims:
     expected = Expectations(
         issuer=runtime.settings.issuer,
         audience=_one_audience(payload),
