@@ -41,6 +41,7 @@ def wrapped(orig: Exception, *, is_lost: bool = False) -> exc.DBAPIError:
         ("53300", "storage_unavailable"),
         ("25P03", "storage_unavailable"),
         ("25006", "storage_unavailable"),
+        ("42501", "storage_unavailable"),
     ],
 )
 def test_postgres_conditions_are_retryable(sqlstate: str, reason: str) -> None:

@@ -41,6 +41,7 @@ _SQLSTATE_REASONS = {
     "57014": BUSY,  # statement_timeout
     "55000": UNAVAILABLE,  # the database takes no connections (ALTER DATABASE, a failover)
     "25006": UNAVAILABLE,  # read-only: failed over, and this one is the standby now
+    "42501": UNAVAILABLE,  # a right was taken away: as good as refused credentials
     "25P03": UNAVAILABLE,  # idle_in_transaction_session_timeout
     "25P04": UNAVAILABLE,  # transaction_timeout
 }
