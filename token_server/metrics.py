@@ -39,6 +39,7 @@ REFRESH_OUTCOMES = (
     "contended",
     "shadowed",
 )
+KEY_STORE_OPERATIONS = ("read", "write")
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 HASH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -69,6 +70,7 @@ class Metrics:
             ProcessCollector(registry=self._registry)
         self._bind_token_metrics()
         self._bind_process_metrics()
+        self._bind_key_metrics()
 
     def _bind_token_metrics(self) -> None:
         requests = Counter(
@@ -135,6 +137,13 @@ class Metrics:
             registry=self._registry,
             buckets=HASH_SECONDS,
         )
+        self._audit_dropped = Counter(
+            "token_server_audit_events_dropped",
+            "Audit events that could not be stored; the log has them.",
+            registry=self._registry,
+        )
+
+    def _bind_key_metrics(self) -> None:
         keys = Gauge(
             "token_server_signing_keys",
             "Signing keys by state.",
@@ -143,10 +152,32 @@ class Metrics:
             multiprocess_mode="livemax",
         )
         self._signing_keys = _Children[Gauge](keys.labels, ((state,) for state in KeyState))
-        self._audit_dropped = Counter(
-            "token_server_audit_events_dropped",
-            "Audit events that could not be stored; the log has them.",
+        self._keyring_generation = Gauge(
+            "token_server_keyring_generation",
+            "How often the signing keys were changed; of several workers the one that is behind.",
             registry=self._registry,
+            multiprocess_mode="livemin",
+        )
+        self._keyring_age = Gauge(
+            "token_server_keyring_age_seconds",
+            "Since the signing keys in memory were last confirmed by the key store.",
+            registry=self._registry,
+            multiprocess_mode="livemax",
+        )
+        self._key_rotation_due = Gauge(
+            "token_server_key_rotation_due_seconds",
+            "Until the key that signs is to be replaced; negative once that is overdue.",
+            registry=self._registry,
+            multiprocess_mode="livemin",
+        )
+        problems = Counter(
+            "token_server_key_store_problems",
+            "Attempts to read or write the key store that failed.",
+            ("operation",),
+            registry=self._registry,
+        )
+        self._key_store_problems = _Children[Counter](
+            problems.labels, ((name,) for name in KEY_STORE_OPERATIONS)
         )
 
     def token_requests(self, grant: str, outcome: str) -> None:
@@ -186,6 +217,18 @@ class Metrics:
         """How many keys are in each state; a state that is not named has none."""
         for state in KeyState:
             self._signing_keys.get(state).set(counts.get(state, 0))
+
+    def keyring(self, generation: int, age_s: float) -> None:
+        """The keyring in memory, and since when it is not confirmed."""
+        self._keyring_generation.set(generation)
+        self._keyring_age.set(age_s)
+
+    def key_rotation_due(self, seconds: int) -> None:
+        self._key_rotation_due.set(seconds)
+
+    def key_store_problem(self, operation: str) -> None:
+        """One failure; `operation` is one of KEY_STORE_OPERATIONS."""
+        self._key_store_problems.get(operation).inc()
 
     def audit_dropped(self, count: int = 1) -> None:
         self._audit_dropped.inc(count)

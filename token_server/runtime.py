@@ -187,11 +187,16 @@ async def open_runtime(
             opened = OpenedKeys(
                 throw_away, Keyring.empty(), _no_key_store, is_new=False, warnings=()
             )
+        metrics = Metrics()
         surroundings = Surroundings(
-            settings, clock.now, clock.monotonic, entropy.token_bytes, stated
+            settings,
+            clock.now,
+            clock.monotonic,
+            entropy.token_bytes,
+            stated,
+            metrics.key_store_problem,
         )
         status_key = await ensure_status_key(store, entropy.token_bytes)
-        metrics = Metrics()
         hasher = PasswordHasher(
             Argon2Cost(
                 settings.argon2_memory_kib,

@@ -6,6 +6,7 @@ be allowed; a forced one says in the audit trail what it broke.
 
 from token_server.core.key_changes import Step, StepKind
 from token_server.crypto.live_keys import Changed, Decide, Outcome
+from token_server.crypto.whole import whole
 from token_server.logs import get_logger
 from token_server.records import AuditEvent, AuditEventType
 from token_server.runtime import Runtime
@@ -24,9 +25,13 @@ async def change_keys(
     Returns what was done, why there was nothing to do, or the rules in the way. OperatorError
     when the key store cannot be read or written: then nothing has changed.
     """
-    outcome = await runtime.keys.change(decide, force=force)
-    audit_change(runtime, outcome, actor)
-    return outcome
+
+    async def change_and_tell() -> Outcome:
+        outcome = await runtime.keys.change(decide, force=force)
+        audit_change(runtime, outcome, actor)
+        return outcome
+
+    return await whole(change_and_tell())
 
 
 def audit_change(runtime: Runtime, outcome: Outcome, actor: str) -> None:

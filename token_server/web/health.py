@@ -1,10 +1,11 @@
 """`/livez` and `/readyz` on both ports, `/metrics` on the management port alone.
 
-The public port tells a load balancer yes or no and strangers nothing; `?verbose` on the
-management port lists the checks. HEAD works, other methods are 405 with Allow (RFC 9110 §15.5.6).
+The public port tells a load balancer yes ("ok", "degraded") or no and strangers nothing;
+`?verbose` on the management port lists the checks. HEAD works, other methods are 405 with Allow
+(RFC 9110 §15.5.6).
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 import msgspec
@@ -15,6 +16,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from token_server.logs import get_logger
 from token_server.runtime import Runtime
+from token_server.services.checks import Check, Level
 from token_server.services.health import Readiness
 from token_server.web.answers import NO_STORE, Answer, problem_answer, send_answer
 
@@ -89,15 +91,24 @@ def _ready_endpoint(readiness: Readiness, *, may_list: bool) -> Endpoint:
     async def ready(scope: HTTPScope) -> Answer:
         checks = await readiness.checks()
         is_ready = all(check.is_ok for check in checks)
-        failed = "draining" if readiness.is_draining else "unavailable"
-        body: dict[str, object] = {"status": "ok" if is_ready else failed}
+        body: dict[str, object] = {"status": _status(checks, is_draining=readiness.is_draining)}
         if may_list and _is_verbose(scope):
             body["checks"] = [
-                {"name": check.name, "ok": check.is_ok, "detail": check.detail} for check in checks
+                {"name": one.name, "ok": one.is_ok, "level": one.level, "detail": one.detail}
+                for one in checks
             ]
         return _status_answer(200 if is_ready else 503, body)
 
     return ready
+
+
+def _status(checks: Iterable[Check], *, is_draining: bool) -> str:
+    if is_draining:
+        return "draining"
+    levels = {check.level for check in checks}
+    if Level.FAIL in levels:
+        return "unavailable"
+    return "degraded" if Level.WARN in levels else "ok"
 
 
 def _metrics_endpoint(runtime: Runtime, readiness: Readiness) -> Endpoint:
