@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jwt
+from jwt.types import Options
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -30,7 +31,7 @@ def read_list(token: bytes | str, jwks: dict[str, Any], now: int) -> ReadList:
     """Signature by PyJWT and the published keys; statuses as §4.1 and §4.2 say."""
     header = jwt.get_unverified_header(token)
     key = jwt.PyJWKSet.from_dict(jwks)[header["kid"]]
-    without_clock = {"verify_exp": False, "verify_iat": False}
+    without_clock: Options = {"verify_exp": False, "verify_iat": False}
     claims = jwt.decode(token, key, algorithms=["RS256"], options=without_clock)
     assert claims["iat"] <= now < claims["exp"]
     listed = claims["status_list"]
