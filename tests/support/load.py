@@ -125,6 +125,12 @@ def token_request(
     return _request("POST", TOKEN_PATH, headers, urlencode(fields).encode())
 
 
+def form_request(path: str, fields: Mapping[str, str]) -> bytes:
+    """A POST to another of the OAuth endpoints; credentials are among the fields."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    return _request("POST", path, headers, urlencode(fields).encode())
+
+
 def json_request(
     path: str, body: Mapping[str, str], more_headers: Mapping[str, str] | None = None
 ) -> bytes:
