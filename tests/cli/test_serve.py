@@ -146,7 +146,12 @@ def test_what_dev_prints_on_a_terminal_works_when_pasted(installation: Installat
             line for line in text.partition("A token for")[2].splitlines() if line.startswith("  ")
         )
         pasted = subprocess.run(
-            ["sh", "-ec", script], capture_output=True, text=True, timeout=DEADLINE_S, check=True
+            ["sh", "-ec", script],
+            cwd=installation.directory,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=True,
         )
     finally:
         process.send_signal(signal.SIGINT)
@@ -155,7 +160,8 @@ def test_what_dev_prints_on_a_terminal_works_when_pasted(installation: Installat
 
     assert "├── POST /oauth2/token" in text
     assert "Demo user     demo@example.com" in text
-    answers = [json.loads(line) for line in pasted.stdout.replace("}{", "}\n{").splitlines()]
+    lines = pasted.stdout.replace("}{", "}\n{").replace("]}", "]}\n").splitlines()
+    answers = [json.loads(line) for line in lines if line.startswith("{")]
     assert ["access_token" in answer for answer in answers] == [True, True, False]
     assert "keys" in answers[2]
     assert status == 0
