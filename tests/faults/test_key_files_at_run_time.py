@@ -4,7 +4,8 @@ by name, and everything heals by itself when the files are good again."""
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from token_server.core.key_rotation import roll_back, start_rotation
 from token_server.crypto.live_keys import Changed, Decide
 from token_server.errors import OperatorError, UnavailableError
 from token_server.runtime import Runtime, open_runtime
+from token_server.services.checks import Level
+from token_server.services.health import Readiness
 from token_server.services.key_changes import change_keys
 from token_server.services.key_upkeep import KeyUpkeep
 
@@ -37,6 +40,9 @@ class Serving:
     @property
     def keys_dir(self) -> Path:
         return self.settings.keys_dir
+
+    def problem(self) -> str | None:
+        return self.runtime.keys.problem
 
     async def go_on(self, seconds: int = RELOAD_S) -> None:
         self.clock.advance(seconds)
@@ -147,10 +153,15 @@ async def test_damaged_files_cost_a_running_server_nothing(
     damaged = contents(serving.keys_dir) if serving.keys_dir.is_dir() else {}
 
     await serving.go_on()
-    assert runtime.keys.problem is not None
-    assert re.search(expected, runtime.keys.problem)
-    assert str(serving.keys_dir) in runtime.keys.problem
+    problem = serving.problem()
+    assert problem is not None
+    assert re.search(expected, problem)
+    assert str(serving.keys_dir) in problem
     assert await sign(runtime)
+    checks = {check.name: check for check in await Readiness(runtime).checks()}
+    assert checks["key_store"].level is Level.WARN  # degraded
+    assert problem in checks["key_store"].detail
+    assert all(check.is_ok for check in checks.values())  # and ready
     assert runtime.keyring is before
     assert runtime.keyring.jwks(serving.clock.now()) == jwks
     with pytest.raises(OperatorError, match=expected):
@@ -159,7 +170,7 @@ async def test_damaged_files_cost_a_running_server_nothing(
 
     heal(serving.keys_dir, backup)
     await serving.go_on()
-    assert runtime.keys.problem is None
+    assert serving.problem() is None
     generation = await serving.rotate_by_command()
     await serving.go_on()
     assert runtime.keyring.generation >= generation > before.generation
@@ -197,11 +208,11 @@ async def test_older_backup_put_back_at_run_time_is_refused(
     before = serving.runtime.keyring
     heal(serving.keys_dir, backup)
     await serving.go_on()
-    assert "older than those in memory" in (serving.runtime.keys.problem or "")
+    assert "older than those in memory" in (serving.problem() or "")
     await serving.rotate_by_command()
     assert await serving.rotate_by_command(roll_back) == before.generation
     await serving.go_on()
-    assert "a backup of the signing keys was put back" in (serving.runtime.keys.problem or "")
+    assert "a backup of the signing keys was put back" in (serving.problem() or "")
     assert serving.runtime.keyring is before
 
 
@@ -212,6 +223,49 @@ async def test_files_of_others_beside_ours_are_left_alone(serving: Serving) -> N
     (serving.keys_dir / "old.pem.bak").write_text("not ours")
     await serving.rotate_by_command()
     await serving.go_on()
-    assert serving.runtime.keys.problem is None
+    assert serving.problem() is None
     assert note.read_text() == "who to call at night"
     assert (serving.keys_dir / "old.pem.bak").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB of its own."""
+    path = tmp_path / "small"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k,mode=0700", "none", str(path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs (root)")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+async def test_full_disk_refuses_a_rotation_and_stops_no_token(
+    small_disk: Path, sqlite_url: str, shared_keys: Path
+) -> None:
+    """234: a disk that is really full: the rotation is refused before the live set is touched, by
+    command and when the server finds it due; tokens go on, and room is all that it takes."""
+    copy_keys(shared_keys, small_disk)
+    settings = make_settings(
+        sqlite_url, small_disk, key_lead_s=LEAD_S, key_rotate_every_s=2 * LEAD_S
+    )
+    clock = ManualClock()
+    async with open_runtime(settings, clock=clock) as runtime:
+        serving = Serving(runtime, KeyUpkeep(runtime), clock, settings)
+        await serving.keeper.start()
+        before = contents(serving.keys_dir)
+        filler = small_disk / "filler"
+        with pytest.raises(OSError, match="No space left"), filler.open("wb", 0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        with pytest.raises(OperatorError, match="No space left on device"):
+            await serving.rotate_by_command()
+        clock.advance(LEAD_S + 1)  # due by itself, too
+        await serving.keeper.tick()
+        assert "No space left on device" in (runtime.keys.write_problem or "")
+        assert contents(serving.keys_dir) == before
+        assert await sign(runtime)
+        filler.unlink()
+        await serving.go_on(60)
+        assert len(runtime.keyring.keys) == 3
+        assert await sign(runtime)

@@ -145,11 +145,9 @@ def live_set(installation: Installation) -> dict[str, bytes]:
 # its manifest second, and nothing else is renamed.
 REFUSALS: dict[str, tuple[str | None, str, str]] = {
     "no file for the lock": (".lock", "openat", "error=ENOSPC"),
-    "private half not closed to others": (None, "fchmod", "error=EIO:when=1"),
     "private half not renamed": (None, "rename", "error=ENOSPC:when=1"),
     "private half not synced": ("", "fsync", "error=EIO:when=1"),
     "manifest not renamed, full": (None, "rename", "error=ENOSPC:when=2"),
-    "manifest not renamed, read-only": (None, "rename", "error=EROFS:when=2"),
 }
 
 
