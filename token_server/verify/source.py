@@ -23,6 +23,33 @@ class Document(NamedTuple):
     is_unchanged: bool  # by a 304
 
 
+class DocumentSource:
+    """Documents of whatever kind, each at its URL, with a conditional request for a known one."""
+
+    def __init__(self, timeout_s: float, fetcher: Fetcher | None) -> None:
+        self._timeout_s = timeout_s
+        self._fetcher = fetcher
+
+    def fetch(self, url: str, known: Document | None) -> Document:
+        """The document, or the known one again when it has not changed. FetchError."""
+        same = known if known is not None and known.url == url else None
+        result = self._get(url, None if same is None else same.etag)
+        if result.body is not None:
+            return Document(url, result.body, result.etag, result.max_age_s, is_unchanged=False)
+        if same is None:
+            raise FetchError("not modified, though nothing was known")
+        etag = result.etag or same.etag
+        return Document(url, same.body, etag, result.max_age_s, is_unchanged=True)
+
+    def _get(self, url: str, etag: str | None) -> FetchResult:
+        if self._fetcher is None:
+            # Here and not above: whoever verifies with local keys loads no HTTP client.
+            from token_server.verify.http_fetch import HttpFetcher
+
+            self._fetcher = HttpFetcher()
+        return self._fetcher.fetch(url, etag, self._timeout_s)
+
+
 class KeySetSource:
     """One issuer's key set, found by discovery unless `jwks_uri` is given."""
 
@@ -43,14 +70,16 @@ class KeySetSource:
             raise ValueError("issuer or jwks_uri is needed to find the keys")
         self._issuer = issuer
         self._jwks_uri = jwks_uri
-        self._timeout_s = timeout_s
-        self._fetcher = fetcher
+        self._documents = DocumentSource(timeout_s, fetcher)
         self._discovered: tuple[str, float] | None = None  # the URL, and until when it holds
+        self.status_lists_uri: str | None = None
+        """The metadata's `status_list_aggregation_endpoint`, unjudged; what was there once stays:
+        whoever follows the lists does not stop because a server forgets to name them."""
 
     def fetch(self, known: Document | None, now: float) -> Document:
         """The key set, or the known one again when it has not changed. FetchError."""
         try:
-            return self._fetch_keys(self._find_url(now), known)
+            return self._documents.fetch(self._find_url(now), known)
         except FetchError:
             self._discovered = None  # the set may have moved: ask again next time
             raise
@@ -65,11 +94,8 @@ class KeySetSource:
     def _discover(self) -> str:
         if self._metadata_url is None:
             raise FetchError("no issuer to discover from")
-        body = self._get(self._metadata_url, None).body
-        if body is None:
-            raise FetchError("metadata: not modified, though nothing was known")
         try:
-            metadata = decode_object(body)
+            metadata = decode_object(self._documents.fetch(self._metadata_url, None).body)
         except StrictnessError as error:
             raise FetchError(f"metadata is not strict JSON: {error.reason}") from None
         if metadata.get("issuer") != self._issuer:
@@ -84,22 +110,7 @@ class KeySetSource:
         # A far issuer has no business on this machine (server-side request forgery).
         if is_loopback(parts) and not self._allows_loopback:
             raise FetchError("metadata: jwks_uri is on a loopback host, the issuer is not")
+        lists_uri = metadata.get("status_list_aggregation_endpoint")
+        if isinstance(lists_uri, str):
+            self.status_lists_uri = lists_uri
         return jwks_uri
-
-    def _fetch_keys(self, url: str, known: Document | None) -> Document:
-        same = known if known is not None and known.url == url else None
-        result = self._get(url, None if same is None else same.etag)
-        if result.body is not None:
-            return Document(url, result.body, result.etag, result.max_age_s, is_unchanged=False)
-        if same is None:
-            raise FetchError("not modified, though nothing was known")
-        etag = result.etag or same.etag
-        return Document(url, same.body, etag, result.max_age_s, is_unchanged=True)
-
-    def _get(self, url: str, etag: str | None) -> FetchResult:
-        if self._fetcher is None:
-            # Here and not above: whoever verifies with local keys loads no HTTP client.
-            from token_server.verify.http_fetch import HttpFetcher
-
-            self._fetcher = HttpFetcher()
-        return self._fetcher.fetch(url, etag, self._timeout_s)
