@@ -19,6 +19,7 @@ from tests.support.status_lists import ReadList, read_list
 from tests.web.conftest import EdgeServer
 from token_server.core.status_list import ListName, Position
 from token_server.runtime import open_runtime
+from token_server.services.maintenance import mark_restored
 from token_server.services.sessions import revoke_session
 from token_server.storage import status
 
@@ -116,6 +117,21 @@ async def test_two_processes_serve_the_same_lists(
         for url in (base_url + path, path):
             answer = await server.http.get(url)
             assert read_list(answer.text, jwks, server.clock.now()).revoked == {index}
+
+
+async def test_restored_backup_revokes_all_older_tokens(server: RunningServer) -> None:
+    """Also a running server says so; a session that begins afterwards is good (refresh.md 11)."""
+    await server.add_client("app", **APP)
+    await server.add_user()
+    path, _ = entry_of((await server.login())["access_token"])
+    assert (await fetch(server, path)).revoked == set()
+    await mark_restored(server.runtime)
+    server.clock.advance(1)
+    assert len((await fetch(server, path)).revoked) == 131_072
+    newer, newer_index = entry_of((await server.login())["access_token"])
+    assert newer != path
+    assert newer_index not in (await fetch(server, newer)).revoked
+    assert (await server.http.get(PATH)).json()["status_lists"] == [ISSUER + newer]
 
 
 def test_list_headers_are_exact(edge: EdgeServer) -> None:
