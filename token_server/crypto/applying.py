@@ -7,6 +7,9 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
+
+from token_server.config import Settings
 from token_server.core.key_changes import Change, Step, StepKind
 from token_server.crypto.keyring import Keyring
 from token_server.crypto.rewrapping import rewrapped
@@ -38,6 +41,13 @@ def named(steps: Sequence[Step], made: Sequence[StoredKey]) -> tuple[Step, ...]:
     return tuple(
         replace(step, kid=next(kids)) if step.kind is StepKind.MADE else step for step in steps
     )
+
+
+def as_large_as_newest(settings: Settings, keyring: Keyring) -> Settings:
+    """For a command that was not told KEY_BITS: in a shell without the server's settings it would
+    shrink the keys unnoticed."""
+    newest = max(keyring.keys, key=lambda key: key.created_at)
+    return msgspec.structs.replace(settings, key_bits=newest.bits)
 
 
 def require_successor(stored: StoredKeyring | None, keyring: Keyring) -> StoredKeyring:

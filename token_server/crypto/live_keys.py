@@ -11,8 +11,6 @@ import contextlib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 
-import msgspec
-
 from token_server.config import Settings
 from token_server.core.key_changes import (
     Change,
@@ -28,7 +26,13 @@ from token_server.core.key_invariants import violations
 from token_server.core.key_policy import KeyPolicy, Serving
 from token_server.core.key_rotation import cover
 from token_server.core.key_store import KeyStore
-from token_server.crypto.applying import applied, moved, named, require_successor
+from token_server.crypto.applying import (
+    applied,
+    as_large_as_newest,
+    moved,
+    named,
+    require_successor,
+)
 from token_server.crypto.keyring import Keyring
 from token_server.crypto.keystore import problems_error
 from token_server.crypto.opening import (
@@ -112,7 +116,7 @@ class LiveKeys:
         self._serving: Serving | None = None
         self._own_policy = key_policy(surroundings.settings)
         self._confirmed_at = self._instant()
-        self._tried_at = float("-inf")
+        self._tried_at = (float("-inf"), 0.0)
         self._not_covered_at = float("-inf")
         self._furthest_exp = ("", 0)
         self._problems = StoreProblems(surroundings.count_problem)
@@ -146,8 +150,7 @@ class LiveKeys:
     def age_s(self) -> float:
         """Since when the keys in memory are not confirmed. Time in which the machine slept, which
         the monotonic clock leaves out, counts as well."""
-        now, confirmed_at = self._instant(), self._confirmed_at
-        return max(now[0] - confirmed_at[0], now[1] - confirmed_at[1])
+        return self._elapsed_s(self._confirmed_at)
 
     @property
     def is_stale(self) -> bool:
@@ -213,7 +216,7 @@ class LiveKeys:
         """Read master keys and keyring again; False, with `problem` saying why, when they cannot
         be had or are not what they were: then the ones in memory stay."""
         async with self._lock:
-            self._tried_at = self._around.monotonic()
+            self._tried_at = self._instant()
             try:
                 with self._problems.watching("read"):
                     await self._read_again()
@@ -318,13 +321,10 @@ class LiveKeys:
         return Changed(keyring.generation, named(decision.steps, made), broken)
 
     def _make_key(self, master_keys: MasterKeys) -> StoredKey:
-        """A command that was not told KEY_BITS makes keys as large as the newest one: in a shell
-        without the server's settings it would shrink them unnoticed."""
-        around, settings = self._around, self._around.settings
-        if settings.mode == "tool" and "key_bits" not in around.stated:
-            newest = max(self._read.keys, key=lambda key: key.created_at)
-            settings = msgspec.structs.replace(settings, key_bits=newest.bits)
-        return make_key(master_keys, settings, NewKey(), around.now())
+        settings = self._around.settings
+        if settings.mode == "tool" and "key_bits" not in self._around.stated:
+            settings = as_large_as_newest(settings, self._read)
+        return make_key(master_keys, settings, NewKey(), self._around.now())
 
     async def _load(self) -> StoredKeyring:
         return require_successor(await self.store.load(), self._read)
@@ -374,7 +374,7 @@ class LiveKeys:
     async def _refresh_or_refuse(self) -> None:
         if self._lock.locked():  # the store is being read: what comes of it holds for all
             await self._wait_for_others()
-        if self.is_stale and self._around.monotonic() - self._tried_at > _LEAST_PAUSE_S:
+        if self.is_stale and self._elapsed_s(self._tried_at) > _LEAST_PAUSE_S:
             await self.refresh()
         if self.is_stale:
             raise UnavailableError("keyring_stale", retry_after_s=_RETRY_AFTER_S)
@@ -398,3 +398,7 @@ class LiveKeys:
 
     def _instant(self) -> tuple[float, float]:
         return self._around.monotonic(), float(self._around.now())
+
+    def _elapsed_s(self, since: tuple[float, float]) -> float:
+        monotonic, wall = self._instant()
+        return max(monotonic - since[0], wall - since[1])
