@@ -168,10 +168,8 @@ class Report:
         ]
         lines += [self._rotations_of(ring) for ring in rings]
         if self.compromises:
-            lines += [
-                "",
-                _row("COMPROMISE AT", "COMMAND", "GONE", "NEW ONE SIGNS", "SESSIONS ALIVE"),
-            ]
+            titles = ("COMMAND", "STORED", "GONE", "NEW ONE SIGNS", "STORE TO ALL", "ALIVE")
+            lines += ["", _row("COMPROMISE AT", *titles)]
         lines += [_compromise_line(one) for one in self.compromises]
         lines += ["", f"Warnings in the servers' logs: {_counts(self.warned) or 'none'}"]
         return "\n".join(lines)
