@@ -1,22 +1,61 @@
-"""What a keyring becomes by a change: records, private halves and the names of new keys.
+"""What a keyring becomes by a change: its records, private halves, and new keys.
 
 Pure but for `moved`, which encrypts. Nothing here decides whether a change is good, or stores it.
 """
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
 from token_server.config import Settings
-from token_server.core.key_changes import Change, Step, StepKind
+from token_server.core.key_changes import (
+    Change,
+    Decision,
+    NewKey,
+    Situation,
+    Step,
+    StepKind,
+)
 from token_server.crypto.keyring import Keyring
+from token_server.crypto.opening import as_wanted
 from token_server.crypto.rewrapping import rewrapped
 from token_server.crypto.rsa_keys import KeyUnusableError
 from token_server.crypto.secrets import MasterKeys
 from token_server.errors import OperatorError
 from token_server.records import SigningKey, StoredKey, StoredKeyring
+
+
+@dataclass(slots=True)
+class ChangeTask:
+    """One change on its way, over all of its attempts."""
+
+    decide: Callable[[Situation], Decision]
+    force: bool
+    master_version: int | None  # move everything under this one
+    made: list[StoredKey]  # keys for it: ready ones, or made after an attempt
+    wanted: tuple[NewKey, ...] = ()
+    master_keys: MasterKeys | None = field(default=None, repr=False)
+
+    @property
+    def lacks_keys(self) -> bool:
+        return len(self.made) != len(self.wanted)
+
+    def new_keys(
+        self, change: Change, master_keys: MasterKeys, situation: Situation
+    ) -> list[StoredKey] | None:
+        """The keys that `change` asks for, dated as it asks; None when they are still to be made,
+        under `master_keys`."""
+        self.wanted, self.master_keys = change.new_keys, master_keys
+        if any(entry.master_version not in master_keys.versions for entry in self.made):
+            self.made = []  # the master key was replaced while they were made
+        if self.lacks_keys:
+            return None
+        return [
+            as_wanted(entry, new, situation.now, situation.policy)
+            for entry, new in zip(self.made, self.wanted, strict=True)
+        ]
 
 
 def applied(stored: StoredKeyring, change: Change, made: Sequence[StoredKey]) -> StoredKeyring:

@@ -9,7 +9,7 @@ signing stops (I3). Before a token lives beyond what the store knows of its key,
 import asyncio
 import contextlib
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from token_server.config import Settings
 from token_server.core.key_changes import (
@@ -27,6 +27,7 @@ from token_server.core.key_policy import KeyPolicy, Serving
 from token_server.core.key_rotation import cover
 from token_server.core.key_store import KeyStore
 from token_server.crypto.applying import (
+    ChangeTask,
     applied,
     as_large_as_newest,
     moved,
@@ -37,7 +38,6 @@ from token_server.crypto.keyring import Keyring
 from token_server.crypto.keystore import problems_error
 from token_server.crypto.opening import (
     OpenedKeys,
-    as_wanted,
     key_policy,
     key_problems,
     make_key,
@@ -89,18 +89,6 @@ class Proposal:
     situation: Situation
     decision: Decision
     violations: tuple[Violation, ...]
-
-
-@dataclass(slots=True)
-class _Task:
-    """One change on its way, over all of its attempts."""
-
-    decide: Decide
-    force: bool
-    master_version: int | None
-    made: list[StoredKey]  # keys for it: ready ones, or made by an attempt before
-    wanted: tuple[NewKey, ...] = ()
-    master_keys: MasterKeys | None = field(default=None, repr=False)
 
 
 class LiveKeys:
@@ -274,22 +262,22 @@ class LiveKeys:
         change would break a rule, unless forced. OperatorError when the store cannot be read or
         refuses to be written: then nothing has changed. A cancellation waits for the end of it.
         """
-        return await whole(self._change(_Task(decide, force, master_version, list(ready))))
+        return await whole(self._change(ChangeTask(decide, force, master_version, list(ready))))
 
-    async def _change(self, task: _Task) -> Outcome:
+    async def _change(self, task: ChangeTask) -> Outcome:
         for _ in range(_ATTEMPTS):
             async with self._lock:
                 outcome = await self._attempt(task)
             if outcome is not None:
                 return outcome
-            if len(task.made) != len(task.wanted) and task.master_keys is not None:
+            if task.master_keys is not None and task.lacks_keys:
                 # Not under the lock: a large key takes seconds, and signing may wait for it.
                 task.made = [
                     await asyncio.to_thread(self._make_key, task.master_keys) for _ in task.wanted
                 ]
         raise OperatorError("the keys were changed by others all the time: try again", exit_code=5)
 
-    async def _attempt(self, task: _Task) -> Outcome | None:
+    async def _attempt(self, task: ChangeTask) -> Outcome | None:
         """None when keys must be made first, or another change was faster."""
         seen_at = self._instant()
         stored = await self._load()
@@ -302,15 +290,9 @@ class LiveKeys:
             return Refused(broken)
         version = task.master_version or version_of(stored.master_key_check)
         master_keys = self._master_keys.using(version)
-        if any(entry.master_version not in master_keys.versions for entry in task.made):
-            task.made = []
-        if len(task.made) != len(decision.new_keys):
-            task.wanted, task.master_keys = decision.new_keys, master_keys
+        made = task.new_keys(decision, master_keys, situation)
+        if made is None:
             return None
-        made = [
-            as_wanted(entry, new, situation.now, situation.policy)
-            for entry, new in zip(task.made, decision.new_keys, strict=True)
-        ]
         keyring = applied(stored, decision, made)
         if task.master_version is not None:
             keyring = await asyncio.to_thread(moved, keyring, master_keys)
