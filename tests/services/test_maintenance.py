@@ -122,8 +122,8 @@ async def test_prune_forgets_machine_tokens_that_have_expired(
     assert (early.machine_blocks, early.denied_tokens) == (0, 0)
     assert (late.machine_blocks, late.denied_tokens) == (1, 1)
     async with runtime.store.read() as connection:
-        assert not await status.is_machine_token_revoked(connection, number)
-        assert await status.is_machine_token_revoked(connection, newer)
+        left = await status.revoked_after(connection, "m", status.Revoked(0, 0), 9)
+    assert [revoked.number for revoked in left] == [newer]
 
 
 async def test_prune_deletes_guessing_budgets_that_are_full_again(

@@ -4,6 +4,7 @@ import pytest
 
 from tests.support.people import (
     PASSWORD,
+    StandingClock,
     audit_trail,
     find_family,
     open_people,
@@ -44,6 +45,29 @@ async def test_disabled_client_loses_all_its_sessions(database_url: str) -> None
         for event in await audit_trail(database_url)
     ]
     assert told[-2:] == [("client.disabled", "app", 2), ("session.revoked", "app", 3)]
+
+
+async def test_each_batch_bears_its_own_instant(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep of minutes: what its last batches revoke must not look like long known to those who
+    follow `revoked_at` for the status lists."""
+    clock = StandingClock()
+
+    async def minutes_pass(_: float) -> None:
+        clock.at += 120
+
+    async with open_people(database_url, clock) as runtime:
+        user = await add_user(runtime, ADA)
+        await add_client(runtime, APP)
+        for number in range(1, 6):
+            await start_family(runtime, user, "app", number)
+        monkeypatch.setattr("token_server.services.session_sweeps.asyncio.sleep", minutes_pass)
+        began_at = clock.at
+        assert await end_user_sessions(runtime, ADA.email) == 5
+        found = [await find_family(runtime, number) for number in range(1, 6)]
+    at = [None if family is None else family.revoked_at for family in found]
+    assert at == [began_at, began_at, began_at + 120, began_at + 120, began_at + 240]
 
 
 async def test_exact_number_of_batches_leaves_no_empty_event(database_url: str) -> None:

@@ -15,9 +15,19 @@ from tests.support.databases import TEST_EPOCH as NOW
 from tests.support.records import new_family, new_secret, new_user
 from token_server.core.throttle import Bucket, Budget, Take
 from token_server.records import Secret
-from token_server.storage import audit, clients, families, family_versions, meta, throttle, users
+from token_server.storage import (
+    audit,
+    clients,
+    families,
+    family_versions,
+    meta,
+    status,
+    throttle,
+    users,
+)
 from token_server.storage.engine import Store
 from token_server.storage.family_sweeps import Sweep, begin_sweep
+from token_server.storage.status import Revoked
 from token_server.storage.token_facts import TokenKey, read_token_facts
 
 TAKE = Take("group", (Bucket("account", Budget(5, 10)),), NOW)
@@ -77,6 +87,12 @@ CALLS: dict[str, Call] = {
     "prune_events": lambda c, _: audit.prune_events(c, NOW, 10),
     "apply_steps": lambda c, _: throttle.apply_steps(c, [TAKE]),
     "prune_throttles": lambda c, _: throttle.prune_throttles(c, NOW, 10),
+    "revoked_sessions_after": lambda c, _: status.revoked_after(c, "s", Revoked(NOW, 1), 10),
+    "revoked_machine_tokens_after": lambda c, _: status.revoked_after(c, "m", Revoked(NOW, 1), 10),
+    "sessions_revoked_since": lambda c, _: status.revoked_since(c, "s", NOW),
+    "machine_tokens_revoked_since": lambda c, _: status.revoked_since(c, "m", NOW),
+    "session_numbers": lambda c, _: status.session_numbers(c),
+    "prune_denied": lambda c, _: status.prune_denied(c, NOW, 10),
     "meta.get": lambda c, _: meta.get(c, "epoch"),
     "meta.set": lambda c, _: meta.set(c, "epoch", "0"),
 }

@@ -16,7 +16,6 @@ from typing import Final, Literal
 LIST_BITS: Final = 17
 LIST_SIZE: Final = 1 << LIST_BITS  # entries of one list: 16 KiB before compression
 BLOCK_SIZE: Final = 1024  # positions of machine tokens that one write reserves
-INVALID: Final = 1  # §7.1: the status type "revoked for good"
 MEDIA_TYPE: Final = "application/statuslist+jwt"
 TYP: Final = "statuslist+jwt"
 PATH: Final = "/oauth2/status-lists"

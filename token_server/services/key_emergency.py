@@ -166,10 +166,11 @@ async def _raise_epoch(runtime: Runtime, version: int) -> None:
 
 async def _end_sessions(runtime: Runtime, version: int) -> int:
     """End every session that was begun under another master key, in batches; how many."""
-    sweep = Sweep(version, REASON, runtime.clock.now())
     total, after = 0, 0
     while True:
         event = None
+        # Its own instant for each batch: status lists follow it (storage/status_cache.py).
+        sweep = Sweep(version, REASON, runtime.clock.now())
         async with runtime.store.write() as connection:
             ended = await family_versions.revoke_families(connection, sweep, after, BATCH)
             if ended:

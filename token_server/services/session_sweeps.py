@@ -39,8 +39,11 @@ async def finish_sweep(runtime: Runtime, progress: Progress, event: AuditEvent) 
     while not progress.is_complete:
         await asyncio.sleep(PAUSE_S)
         audited = None
+        # Its own instant for each batch: status lists follow it (storage/status_cache.py), and
+        # would miss what is written minutes after the instant that it bears.
+        sweep = replace(progress.sweep, now=runtime.clock.now())
         async with runtime.store.write() as connection:
-            progress = await continue_sweep(connection, progress, BATCH)
+            progress = await continue_sweep(connection, replace(progress, sweep=sweep), BATCH)
             total += progress.ended
             if progress.is_complete and total:
                 audited = replace(event, details={"sessions_ended": total})

@@ -5,7 +5,7 @@ rows alone, so that following costs what was revoked and not what lives. Nothing
 un-revoked. Decides no positions: core/status_list.py does.
 """
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -74,8 +74,11 @@ _DENY = text(
     "INSERT INTO denied_tokens (jti, expires_at) VALUES (:jti, :expires_at)"
     " ON CONFLICT (jti) DO NOTHING"
 )
-_IS_DENIED = select(_D.jti).where(_D.jti == bindparam("jti"))
-_IS_REVOKED = select(_P.number).where(_P.number == bindparam("number"))
+_OLDEST_BLOCKS = (
+    select(status_blocks.c.block, status_blocks.c.reserved_at)
+    .order_by(status_blocks.c.block)
+    .limit(bindparam("limit"))
+)
 
 
 async def revoked_after(
@@ -116,18 +119,10 @@ async def revoke_machine_token(conn: AsyncConnection, number: int, now: int) -> 
     return done.rowcount == 1
 
 
-async def is_machine_token_revoked(conn: AsyncConnection, number: int) -> bool:
-    return (await conn.execute(_IS_REVOKED, {"number": number})).one_or_none() is not None
-
-
 async def deny_token(conn: AsyncConnection, jti: str, expires_at: int) -> bool:
     """Remember a revoked token without a position until it expires; False: it was before."""
     done = await conn.execute(_DENY, {"jti": jti, "expires_at": expires_at})
     return done.rowcount == 1
-
-
-async def is_token_denied(conn: AsyncConnection, jti: str) -> bool:
-    return (await conn.execute(_IS_DENIED, {"jti": jti})).one_or_none() is not None
 
 
 async def prune_denied(conn: AsyncConnection, before: int, limit: int) -> int:
@@ -140,19 +135,12 @@ async def prune_blocks(conn: AsyncConnection, before: int, limit: int) -> int:
     """Forget up to `limit` blocks that were reserved before `before`, when no token of theirs can
     live any more, and what was revoked in them; how many. Always the oldest ones, without gaps,
     so that everything below the lowest block is past. The newest stays: lists go on from it."""
-    blocks = status_blocks.c
-    is_past = blocks.reserved_at < before
-    first_kept = select(func.min(blocks.block)).where(~is_past).scalar_subquery()
-    newest = select(func.max(blocks.block)).scalar_subquery()
-    old = (
-        select(blocks.block)
-        .where(blocks.block < func.coalesce(first_kept, newest))
-        .order_by(blocks.block)
-        .limit(limit)
-    )
-    gone: Sequence[int] = (await conn.execute(old)).scalars().all()
+    newest = (await block_numbers(conn)).highest
+    oldest = await conn.execute(_OLDEST_BLOCKS, {"limit": limit})
+    past = itertools.takewhile(lambda row: row[1] < before and row[0] != newest, oldest.all())
+    gone = [int(row[0]) for row in past]
     if gone:
-        await conn.execute(delete(status_blocks).where(blocks.block.in_(gone)))
+        await conn.execute(delete(status_blocks).where(status_blocks.c.block.in_(gone)))
         await conn.execute(
             delete(revoked_positions).where(_P.number < (max(gone) + 1) * BLOCK_SIZE)
         )

@@ -2,8 +2,9 @@
 
 Read when somebody asks and the last look is older than half a second, so nobody's polling costs
 a query each, and a server that nobody asks does nothing. Followed by `revoked_at`, which is the
-instant of a request and not of its commit: what comes late, or from a clock that goes wrong by
-less than OVERLAP_S, is found by counting. A bit that is set stays set.
+instant of a request and not of its commit: what comes late, or from a clock that goes wrong, by
+less than OVERLAP_S is found by counting. So whoever revokes in many transactions gives each its
+own instant. A bit that is set stays set.
 """
 
 import itertools
