@@ -49,7 +49,7 @@ async def test_nothing_stated_lists_what_must_be(tmp_path: Path) -> None:
 RISKS = [
     ({"ISSUER": "http://127.0.0.1:8080"}, "ISSUER is not https"),
     ({"WORKERS": "2"}, "SQLite serves one process"),
-    ({"KEY_STORE": "database"}, "not available in this version"),
+    ({"KEY_STORE": "database"}, "with KEY_STORE=database"),
     ({"ARGON2_MEMORY_KIB": "19456", "ARGON2_TIME_COST": "1"}, "too cheap"),
     ({"ARGON2_MEMORY_KIB": "4096", "ARGON2_TIME_COST": "20"}, "too cheap"),
 ]
