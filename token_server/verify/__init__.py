@@ -14,6 +14,7 @@ from token_server.verify.errors import (
     InvalidRequestError,
     KeysUnavailableError,
     Reason,
+    StatusUnavailableError,
     TokenError,
     TokenMissingError,
     challenge,
@@ -22,6 +23,7 @@ from token_server.verify.fetch import Fetcher, FetchError, FetchResult
 from token_server.verify.keys import KeySetError, StaticKeySet, VerificationKey
 from token_server.verify.policy import Policy
 from token_server.verify.remote import Fetching, KeySetStats, RemoteKeySet
+from token_server.verify.status import StatusChecking, StatusStats
 from token_server.verify.verifier import Verifier, VerifierStats, decode_unverified
 
 __all__ = [
@@ -39,6 +41,9 @@ __all__ = [
     "Reason",
     "RemoteKeySet",
     "StaticKeySet",
+    "StatusChecking",
+    "StatusStats",
+    "StatusUnavailableError",
     "TokenError",
     "TokenMissingError",
     "VerificationKey",

@@ -47,12 +47,17 @@ class Reason(enum.StrEnum):
     AUTH_TIME_INVALID = "auth_time_invalid"
     CNF_UNPROVEN = "cnf_unproven"  # bound to a key (RFC 9449, RFC 8705), offered as a bearer token
     ACT_INVALID = "act_invalid"
+    KID_COMPROMISED = "kid_compromised"  # named in `revoked_kids` of a status list
+    STATUS_MISSING = "status_missing"  # no `status` claim, and the service demands one
+    STATUS_INVALID = "status_invalid"  # the claim names no entry of a list of this issuer
+    STATUS_REVOKED = "status_revoked"
     # The token may be good; the request or the service is not.
     TOKEN_MISSING = "token_missing"
     AUTHORIZATION_REPEATED = "authorization_repeated"
     AUTHORIZATION_MALFORMED = "authorization_malformed"
     INSUFFICIENT_SCOPE = "insufficient_scope"
     KEYS_UNAVAILABLE = "keys_unavailable"
+    STATUS_UNAVAILABLE = "status_unavailable"  # its status list cannot be had, or is too old
 
 
 class TokenError(Exception):
@@ -128,11 +133,18 @@ class KeysUnavailableError(TokenError):
     status = 503
     error = "temporarily_unavailable"
     description = "Access tokens cannot be verified at the moment."
+    _reason: ClassVar[Reason] = Reason.KEYS_UNAVAILABLE
 
     def __init__(self, retry_after_s: int = 1) -> None:
-        super().__init__(Reason.KEYS_UNAVAILABLE)
+        super().__init__(self._reason)
         self.args = (retry_after_s,)
         self.retry_after_s = retry_after_s
+
+
+class StatusUnavailableError(KeysUnavailableError):
+    """As for keys, and handled like it: whether the token was revoked cannot be known now."""
+
+    _reason = Reason.STATUS_UNAVAILABLE
 
 
 def challenge(

@@ -21,10 +21,11 @@ from token_server.verify.compact import (
     split_token,
 )
 from token_server.verify.errors import Reason, TokenError
-from token_server.verify.flight import Flight
+from token_server.verify.flight import MustWaitError, value_now
 from token_server.verify.key_source import KeySource
-from token_server.verify.keys import StaticKeySet, VerificationKey
+from token_server.verify.keys import VerificationKey
 from token_server.verify.policy import Policy
+from token_server.verify.status import Reference, StatusSource
 from token_server.verify.strict import JsonObject, decode_base64url, decode_object
 
 _REMEMBERED_HEADERS = 64
@@ -32,24 +33,20 @@ _MAX_CACHE_SIZE = 1_000_000
 
 
 class Trust(NamedTuple):
-    """An issuer, and the keys that speak for it."""
+    """An issuer, the keys that speak for it, and what says which of its tokens were revoked."""
 
     issuer: str
     source: KeySource
-
-
-class MustWaitError(Exception):
-    """Not an answer yet: examine again when the flight has landed."""
-
-    def __init__(self, flight: Flight) -> None:
-        super().__init__("keys are being fetched")
-        self.flight = flight
+    status: StatusSource
 
 
 # A good token: what it says, and what has to hold for that to stay true: its key, whose key it is,
-# and the epoch seconds from which and until before which it is valid, as the policy allows. A bare
-# tuple: one is made for every token, and a type with names costs three times as much.
-_Verified: TypeAlias = tuple[Claims, VerificationKey, KeySource, int, int]
+# the epoch seconds from which and until before which it is valid, as the policy allows, and where
+# its status stands. A bare tuple: one is made for every token, and a type with names costs three
+# times as much.
+_Verified: TypeAlias = tuple[
+    Claims, VerificationKey, KeySource, int, int, StatusSource, Reference | None
+]
 
 
 class Examiner:
@@ -71,8 +68,9 @@ class Examiner:
                     max_lifetime_s=policy.max_lifetime_s,
                 ),
                 source,
+                status,
             )
-            for issuer, source in trusted
+            for issuer, source, status in trusted
         }
         self._only = next(iter(self._by_issuer.values())) if len(self._by_issuer) == 1 else None
         self._policy = policy
@@ -91,14 +89,15 @@ class Examiner:
         """How many verified tokens are remembered."""
         return len(self._cache)
 
-    def examine(self, token: str, now: float, has_waited: bool) -> Claims:
+    def examine(self, token: str, now: float, waited: Sequence[object] = ()) -> Claims:
         """The claims of a good token. TokenError, StrictnessError, KeysUnavailableError for any
-        other; MustWaitError at most once for one token, namely while `has_waited` is False."""
+        other; MustWaitError for what has to be fetched first and is not among those `waited` for:
+        three times at most for a token, for the keys, the newest status list and its own."""
         segments = split_token(token, self._max_bytes)
         hashed = sha256(segments[3])
         signed_digest = hashed.digest()
         if self._cache_size == 0:
-            verified = self._prove(segments, signed_digest, now, has_waited)
+            verified = self._prove(segments, signed_digest, now, waited)
         else:
             hashed.update(b"." + segments[2])  # and so it is the SHA-256 of the token
             digest = hashed.digest()
@@ -108,12 +107,13 @@ class Examiner:
                 verified = found
                 self._use(digest)
             else:
-                verified = self._prove(segments, signed_digest, now, has_waited)
+                verified = self._prove(segments, signed_digest, now, waited)
                 self._cache[digest] = verified
                 if len(self._cache) > self._cache_size:
                     self._cache.popitem(last=False)
-        # Every good token passes here, remembered or not: whatever may change in the meantime and
-        # is not the key or the time is to be asked at this place.
+        # Every good token passes here, remembered or not: what may change in the meantime and is
+        # not the key or the time.
+        verified[5].check(verified[1].kid, verified[6], waited)
         return verified[0]
 
     def _use(self, digest: bytes) -> None:
@@ -124,7 +124,7 @@ class Examiner:
             return
 
     def _prove(
-        self, segments: Segments, signed_digest: bytes, now: float, has_waited: bool
+        self, segments: Segments, signed_digest: bytes, now: float, waited: Sequence[object]
     ) -> _Verified:
         """Signature first, and then the claims."""
         header, payload, signature, _ = segments
@@ -133,10 +133,10 @@ class Examiner:
         claimed = None
         if self._only is None:
             claimed = decode_object(decode_base64url(payload), bounds_integers=False)
-        expected, source = self._only or self._claimed(claimed)
+        expected, source, status = self._only or self._claimed(claimed)
         key = None if kid is None else source.find(kid)
         if key is None:
-            key = self._find_key(source, kid, has_waited)
+            key = self._find_key(source, kid, waited)
         if not key.is_digest_signed(signed_digest, decode_base64url(signature)):
             raise TokenError(Reason.SIGNATURE_WRONG)
         if claimed is None:
@@ -147,7 +147,8 @@ class Examiner:
         since = claims.issued_at - self._early_s
         if "nbf" in claimed:
             since = valid_from(claimed, expected)
-        return claims, key, source, since, claims.expires_at + expected.leeway_s
+        until = claims.expires_at + expected.leeway_s
+        return claims, key, source, since, until, status, status.reference(claims)
 
     def _read_header(self, segment: bytes) -> str | None:
         header = decode_segment(segment)
@@ -161,7 +162,7 @@ class Examiner:
             self._headers.clear()
         self._headers[segment] = (kid,)
 
-    def _claimed(self, payload: JsonObject | None) -> tuple[Expectations, KeySource]:
+    def _claimed(self, payload: JsonObject | None) -> tuple[Expectations, KeySource, StatusSource]:
         """Of the issuer that the unverified payload names. It only chooses among those trusted."""
         issuer = None if payload is None else payload.get("iss")
         trusted = self._by_issuer.get(issuer) if isinstance(issuer, str) else None
@@ -169,26 +170,18 @@ class Examiner:
             raise TokenError(Reason.ISS_REFUSED)
         return trusted
 
-    def _find_key(self, source: KeySource, kid: str | None, has_waited: bool) -> VerificationKey:
+    def _find_key(
+        self, source: KeySource, kid: str | None, waited: Sequence[object]
+    ) -> VerificationKey:
         """When the key is not simply there: what to wait for, or why it is refused."""
-        keys = source.available() if has_waited else _keys_now(source)
+        keys = value_now(source, waited)
         if kid is None or keys.find(kid) is not None:
             return find_key(kid, keys, allow_missing_kid=self._policy.allow_missing_kid)
-        if has_waited:
+        if source in waited:
             source.note_absent(kid)
             raise TokenError(Reason.KID_UNKNOWN)
         flight = source.flight_for(kid)
         if flight is not None:
-            raise MustWaitError(flight)
+            raise MustWaitError(flight, source)
         # Another one's fetch may have landed just now.
         return find_key(kid, source.available(), allow_missing_kid=False)
-
-
-def _keys_now(source: KeySource) -> StaticKeySet:
-    keys = source.ready()
-    if keys is not None:
-        return keys
-    flight = source.flight()
-    if flight is not None and not flight.is_overdue:
-        raise MustWaitError(flight)
-    return source.available()

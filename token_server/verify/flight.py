@@ -7,8 +7,9 @@ outcome; whoever waited looks at the key set again.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import Protocol, TypeVar
 
 
 class Flight:
@@ -54,3 +55,39 @@ class Flight:
             await asyncio.wait([landed], timeout=max(0.0, self._deadline - time.monotonic()))
         finally:
             landed.cancel()  # a loop that is closed before the landing is left alone
+
+
+class MustWaitError(Exception):
+    """Not an answer yet: ask again when the flight has landed, and say that `source` was waited
+    for, since nothing is waited for twice."""
+
+    def __init__(self, flight: Flight, source: object) -> None:
+        super().__init__("something is being fetched")
+        self.flight = flight
+        self.source = source
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Landing(Protocol[T_co]):
+    """What may have to be fetched first: see `Refreshed`."""
+
+    def ready(self) -> T_co | None: ...
+
+    def flight(self) -> Flight | None: ...
+
+    def available(self) -> T_co: ...
+
+
+def value_now(source: Landing[T_co], waited: Sequence[object]) -> T_co:
+    """What the source holds: MustWaitError when it is worth waiting, its own error when not."""
+    if source in waited:
+        return source.available()
+    value = source.ready()
+    if value is not None:
+        return value
+    flight = source.flight()
+    if flight is not None and not flight.is_overdue:
+        raise MustWaitError(flight, source)
+    return source.available()

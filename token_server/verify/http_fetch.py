@@ -30,7 +30,7 @@ from token_server.verify.urls import is_loopback
 
 _CHUNK_BYTES = 64 * 1024
 _HEADERS = {
-    "Accept": "application/json, application/jwk-set+json",
+    "Accept": "application/json, application/jwk-set+json, application/statuslist+jwt",
     "Accept-Encoding": "identity",
     "User-Agent": "token-server-verify",
 }

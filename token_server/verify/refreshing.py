@@ -79,6 +79,21 @@ class Refreshed(ABC, Generic[T]):
     def _unavailable(self, retry_after_s: int) -> KeysUnavailableError:
         """Why a token is refused that cannot be judged without this document."""
 
+    @property
+    def refresh_at(self) -> float:
+        """Until then what is held is good without another look."""
+        known = self._held
+        return float("-inf") if known is None else known.refresh_at
+
+    def age_s(self) -> float | None:
+        """Since the last successful fetch; None before the first."""
+        known = self._held
+        return None if known is None else self._monotonic() - known.fetched_at
+
+    def counts(self) -> tuple[int, int]:
+        """Attempts that brought an answer, and those that did not."""
+        return self._fetches, self._failures
+
     def ready(self) -> T | None:
         """What to judge by now, or None when there is a fetch to wait for first."""
         known = self._held

@@ -152,7 +152,7 @@ class RemoteKeySet(Refreshed[StaticKeySet]):
         return KeySetStats(
             source=self._source.name,
             keys=0 if known is None else len(known.value.kids),
-            age_s=None if known is None else now - known.fetched_at,
+            age_s=self.age_s(),
             is_stale=known is not None and now >= known.expires_at,
             fetches=self._fetches,
             not_modified=self._not_modified,
