@@ -1,6 +1,6 @@
 """How long a revoked session is still accepted, measured at verifiers in other processes.
 
-`session revoke` runs as a command of its own beside the servers. Between the command's end and a
+`session revoke` runs as a command of its own beside the servers. Between its commit and a
 verifier's refusal lie at most one `ttl` and a second; no verification may cost a request. Then
 kill -9 and a restart, and last the verifiers are cut off and do as they were configured.
 """
@@ -26,10 +26,13 @@ from tests.support.process import ROOT, Installation, ServerProcess, start_serve
 from token_server.records import Secret
 from token_server.services.clients import NewClient, add_client
 from token_server.services.users import NewUser, add_user
+from token_server.storage import families
+from token_server.storage.engine import Store
 
 AUDIENCE = "https://orders.example"
 EMAIL, PASSWORD = "drill@example.org", "correct horse battery staple"
 CLIENT = "drill-app"
+COMMIT_POLL_S = 0.01
 SLACK_S = 1.0  # what the claim allows beyond one ttl
 WITNESS = "witness"  # a session that is never revoked
 
@@ -47,7 +50,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Figures:
-    """Seconds from the end of the command to the refusal, for each kind of verifier."""
+    """Seconds from the commit of the command to the refusal, for each kind of verifier."""
 
     latencies_s: dict[str, list[float]] = field(default_factory=dict)
     accepted_when_cut_s: dict[str, float] = field(default_factory=dict)
@@ -123,6 +126,7 @@ class World:
     servers: list[ServerProcess] = field(default_factory=list)
     addresses: list[Address] = field(default_factory=list)
     tokens: dict[str, str] = field(default_factory=dict)
+    store: Store | None = None
 
     def start_servers(self) -> None:
         """`dev`, since the issuer is not https; it says its issuer and not its port when it is
@@ -155,8 +159,9 @@ class World:
         self.tokens[name] = answer.json()["access_token"]
 
     async def revoke(self, name: str) -> float:
-        """By the command line, in a process of its own; when it had ended."""
+        """By the command line, in a process of its own; when the database had it."""
         claims = jwt.decode(self.tokens[name], options={"verify_signature": False})
+        committed = asyncio.create_task(self._wait_for_commit(claims["sid"]))
         arguments = ("session", "revoke", claims["sid"], "--json")
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -170,8 +175,18 @@ class World:
         )
         _, errors = await asyncio.wait_for(process.communicate(), 60)
         if process.returncode != 0:
+            committed.cancel()
             raise RuntimeError(f"session revoke: {errors.decode()}")
-        return time.time()
+        return await committed
+
+    async def _wait_for_commit(self, sid: str) -> float:
+        assert self.store is not None
+        while True:
+            async with self.store.read() as connection:
+                family = await families.find_session(connection, sid)
+            if family is not None and family.revoked_at is not None:
+                return time.time()
+            await asyncio.sleep(COMMIT_POLL_S)
 
     @property
     def place(self) -> Place:
@@ -210,9 +225,10 @@ async def _world(installation: Installation, plan: Plan) -> AsyncIterator[World]
                 grants = ("password", "refresh_token")
                 new = NewClient(CLIENT, grants, audiences=(AUDIENCE,), is_public=True)
                 await add_client(runtime, new)
-            for name in (WITNESS, "unseen", *map(str, range(plan.revocations))):
-                await world.log_in(name)
-            yield world
+                world.store = runtime.store
+                for name in (WITNESS, "unseen", *map(str, range(plan.revocations))):
+                    await world.log_in(name)
+                yield world
         finally:
             world.kill_servers()
 
@@ -224,10 +240,10 @@ async def _measure(world: World, verifiers: list[VerifierProcess], figures: Figu
     limit_s = plan.ttl_s + SLACK_S
     for number in range(plan.revocations):
         await asyncio.sleep(random.uniform(0, plan.ttl_s))  # noqa: S311 - a phase of the polls
-        ended_at = await world.revoke(str(number))
+        committed_at = await world.revoke(str(number))
         for verifier in verifiers:
             at = await verifier.wait_for(str(number), refused=True, timeout_s=limit_s + 5)
-            latency_s = float("inf") if at is None else round(max(0.0, at - ended_at), 3)
+            latency_s = float("inf") if at is None else round(max(0.0, at - committed_at), 3)
             figures.latencies_s.setdefault(verifier.kind, []).append(latency_s)
             if latency_s > limit_s:
                 figures.problems.append(f"{verifier.kind}: refused {latency_s} s after")
