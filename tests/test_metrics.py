@@ -28,6 +28,9 @@ def test_each_event_raises_its_series() -> None:
     metrics.hash_duration(0.03)
     metrics.audit_dropped()
     metrics.signing_keys({KeyState.ACTIVE: 1, KeyState.NEXT: 1})
+    metrics.keyring(7, 2.5)
+    metrics.key_rotation_due(-60)
+    metrics.key_store_problem("write")
 
     expected = {
         'token_server_token_requests_total{grant="password",outcome="issued"}': 2,
@@ -39,6 +42,11 @@ def test_each_event_raises_its_series() -> None:
         "token_server_password_hash_duration_seconds_count": 1,
         "token_server_audit_events_dropped_total": 1,
         'token_server_signing_keys{state="active"}': 1,
+        "token_server_keyring_generation": 7,
+        "token_server_keyring_age_seconds": 2.5,
+        "token_server_key_rotation_due_seconds": -60,
+        'token_server_key_store_problems_total{operation="write"}': 1,
+        'token_server_key_store_problems_total{operation="read"}': 0,
     }
     assert {name: sample(metrics, name) for name in expected} == expected
 

@@ -182,6 +182,23 @@ async def test_a_process_without_a_signing_key_is_not_ready(settings: Settings) 
     ]
 
 
+async def test_what_only_warns_is_degraded_and_takes_requests(
+    ports: Ports, settings: Settings
+) -> None:
+    """A load balancer goes on sending; whoever looks closer reads what to mend."""
+    (settings.keys_dir / "keyring.json").chmod(0o666)
+    await ports.runtime.keys.refresh()
+
+    answers = [await ports.public.get("/readyz"), await ports.management.get("/readyz?verbose")]
+    checks = {check["name"]: check for check in answers[1].json()["checks"]}
+
+    assert [(one.status_code, one.json()["status"]) for one in answers] == [(200, "degraded")] * 2
+    assert answers[0].json() == {"status": "degraded"}
+    assert (checks["key_store"]["ok"], checks["key_store"]["level"]) == (True, "warn")
+    assert f"chmod go-w {settings.keys_dir / 'keyring.json'}" in checks["key_store"]["detail"]
+    assert (checks["signing_key"]["ok"], checks["signing_key"]["level"]) == (True, "ok")
+
+
 async def test_answers_are_shared_for_a_second(ports: Ports) -> None:
     """A flood of health checks costs one look at the database a second."""
     assert (await ports.public.get("/readyz")).status_code == 200

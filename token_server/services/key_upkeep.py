@@ -141,7 +141,7 @@ class KeyUpkeep:
                 continue
             self._levels[check.name] = check.level
             log = _log.info if check.level is Level.OK else _log.warning
-            log("key_check_changed", check=check.name, level=check.level, detail=check.detail)
+            log("key_check_changed", check=check.name, state=check.level, detail=check.detail)
 
     def _note_failure(self, step: str, problem: str | None) -> None:
         if problem is None:
