@@ -400,3 +400,18 @@ async def test_no_token_is_in_the_log(
     for token in (tokens["refresh_token"], tokens["access_token"]):
         assert token not in logged
         assert token.rpartition(".")[2] not in logged
+
+
+async def test_status_claim_that_cannot_be_read_is_not_let_through(sqlite_world: World) -> None:
+    """Only another version of this server can have signed it: not now, rather than unlooked at."""
+    world = sqlite_world
+    claims = claims_of(await world.machine_token("meter"))
+    listed = claims["status"]["status_list"]
+    for status in (
+        {},
+        {"status_list": {"idx": 1, "uri": "https://evil.example/oauth2/status-lists/m0"}},
+        {"status_list": {**listed, "idx": 131_072}},
+        {"status_list": {**listed, "uri": ISSUER + "/oauth2/status-lists/x0"}},
+    ):
+        answer = await world.introspect("orders", world.signed({**claims, "status": status}))
+        assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
