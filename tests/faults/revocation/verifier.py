@@ -20,6 +20,7 @@ import jwt
 import requests
 
 from tests.support.status_lists import ReadList, read_list
+from token_server.verify import StatusChecking, Verifier
 
 PAUSE_S = 0.01
 FETCH_TIMEOUT_S = 2
@@ -94,7 +95,18 @@ def draft_verifier(place: Place) -> Verify:
     return verify
 
 
-KINDS: dict[str, Callable[[Place], Verify]] = {"draft": draft_verifier}
+def our_verifier(place: Place) -> Verify:
+    checking = StatusChecking(require_status=True, fail_open_for_s=place.fail_open_for_s)
+    verifier = Verifier(issuer=place.issuer, audience=place.audience, status=checking)
+    verifier.start_sync()
+
+    def verify(token: str) -> None:
+        verifier.verify_sync(token)
+
+    return verify
+
+
+KINDS: dict[str, Callable[[Place], Verify]] = {"draft": draft_verifier, "ours": our_verifier}
 
 
 def main() -> None:
