@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.error import HTTPError
@@ -47,7 +48,8 @@ def test_token_of_a_user_has_a_session(issuer: TestIssuer) -> None:
     assert (claims.scopes, claims.roles) == (("orders:read",), ("clerk",))
     assert claims.session_id is not None
     assert claims.auth_time == claims.issued_at == claims.expires_at - 900
-    assert claims.extra == {"tenant": "t1"}
+    assert claims.extra["tenant"] == "t1"
+    assert claims.extra.keys() == {"tenant", "status"}
 
 
 def test_token_without_a_user_is_the_clients_own(issuer: TestIssuer) -> None:
@@ -294,6 +296,55 @@ def test_served_issuer_is_verified_in_another_process(issuer: TestIssuer) -> Non
     assert done.stdout.strip() == USER
 
 
+# --- revocation -----------------------------------------------------------------------------------
+
+
+def test_revoked_session_is_refused_at_once(issuer: TestIssuer) -> None:
+    """All tokens with its `sid`, remembered or not, and no others."""
+    verifier = issuer.verifier()
+    first, second = (issuer.token(sub=USER, sid="ses_1", jti=str(number)) for number in range(2))
+    other = issuer.token(sub=USER)
+    for token in (first, second, other):
+        assert verifier.verify_sync(token).subject == USER
+    issuer.revoke(first)
+    assert {refusal(verifier, token) for token in (first, second)} == {"status_revoked"}
+    assert verifier.verify_sync(other).subject == USER
+    assert refusal(verifier, issuer.revoked()) == "status_revoked"
+
+
+def test_token_without_status_cannot_be_revoked(issuer: TestIssuer) -> None:
+    """A test that believes it did so would show nothing."""
+    with pytest.raises(ValueError, match="no status"):
+        issuer.revoke(issuer.token())
+
+
+def test_service_elsewhere_hears_of_a_revocation_and_of_a_compromise(issuer: TestIssuer) -> None:
+    """Over HTTP by the library's own fetching: within the second of the list's `ttl`."""
+    with issuer.serve() as served:
+        verifier = Verifier(issuer=served.issuer, audience="https://orders.example")
+        token, machine = served.token(sub=USER), served.token()
+        assert verifier.verify_sync(token).subject == USER
+        assert verifier.verify_sync(machine).client_id == "test-client"
+        served.revoke(token)
+        wait_for_refusal(verifier, token, {"status_revoked"})
+        served.compromised()
+        # The list's new `kid` brings new keys, too: whichever of the two comes first.
+        wait_for_refusal(verifier, machine, {"kid_compromised", "kid_unknown"})
+        assert verifier.verify_sync(served.token()).client_id == "test-client"
+
+
+def wait_for_refusal(verifier: Verifier, token: str, reasons: set[str]) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            verifier.verify_sync(token)
+        except TokenError as error:
+            assert error.reason in reasons  # noqa: PT017 - until it is refused at all
+            return
+        time.sleep(0.05)
+    pytest.fail("the token is still accepted")
+
+
 # --- as the real server ---------------------------------------------------------------------------
 
 
@@ -322,8 +373,6 @@ def test_token_is_of_the_real_servers_shape(real: RunningTokenServer, kind: str)
             client_id=real.public_client_id,
         )
     header, claims = decode_unverified(theirs["access_token"])
-    # Where to ask whether a session has ended: a test issuer has no sessions that could end.
-    claims.pop("status", None)
     assert_same_shape(decode_unverified(made), (header, claims))
 
 
@@ -350,6 +399,7 @@ FORMS: dict[str, Callable[[Any], bool]] = {
     "iat": lambda value: type(value) is int,
     "exp": lambda value: type(value) is int,
     "auth_time": lambda value: type(value) is int,
+    "status": lambda value: type(value["status_list"].pop("idx")) is int,
 }
 
 
@@ -363,6 +413,6 @@ def assert_same_shape(
         if name in FORMS:
             assert FORMS[name](value), name
             assert FORMS[name](made[1][name]), name
-        else:
+        if name == "status" or name not in FORMS:
             assert made[1][name] == value, name
     assert made[1]["exp"] - made[1]["iat"] == real[1]["exp"] - real[1]["iat"]

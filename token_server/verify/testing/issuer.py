@@ -20,8 +20,9 @@ from token_server.verify.testing.signing import (
     sign_by_public_key,
     signing_key,
 )
+from token_server.verify.testing.status import LISTS_PATH, LiveStatus, Revocations, list_uri
 from token_server.verify.urls import metadata_url
-from token_server.verify.verifier import Verifier
+from token_server.verify.verifier import Verifier, decode_unverified
 
 _LIFETIME_S = 900
 _HOUR_S = 3600
@@ -60,6 +61,7 @@ class TestIssuer:
         self.audience = audience
         self._clock = time.time if clock is None else clock  # noqa: TID251 - no Runtime here
         self._keys = SigningKeys(issuer)
+        self._revocations = Revocations()
 
     def __repr__(self) -> str:
         return f"TestIssuer({self.issuer!r}, audience={self.audience!r})"
@@ -79,27 +81,31 @@ class TestIssuer:
         return {
             "issuer": self.issuer,
             "jwks_uri": self.jwks_uri,
+            "status_list_aggregation_endpoint": self.issuer.rstrip("/") + LISTS_PATH,
             "response_types_supported": [],
             "grant_types_supported": [],
         }
 
     def verifier(self, audience: str | None = None, *, policy: Policy = DEFAULT_POLICY) -> Verifier:
-        """A verifier that knows this issuer's keys, those of later rotations too."""
+        """A verifier that knows this issuer's keys, those of later rotations too, and what was
+        revoked, at once."""
         return Verifier(
             issuer=self.issuer,
             audience=self.audience if audience is None else audience,
             keys=LiveKeySet(self._keys),
             policy=policy,
+            status=LiveStatus(self.issuer, self._revocations),
             clock=self._clock,
         )
 
     def asgi_app(self) -> AsgiApp:
-        """Metadata and JWKS as an ASGI application, to be mounted or called in memory."""
+        """Metadata, JWKS and status list as an ASGI application, to be mounted or called."""
         return asgi_app(self._documents())
 
     @contextlib.contextmanager
     def serve(self) -> Iterator["TestIssuer"]:
-        """Metadata and JWKS on a free loopback port, for services in other processes or languages.
+        """Metadata, JWKS and status list on a free loopback port, for services in other processes
+        or languages; they know of a revocation within a second.
 
         Gives an issuer with the same keys whose name is that address, since verifiers compare:
         take tokens from that one.
@@ -107,6 +113,7 @@ class TestIssuer:
         with serving() as (url, documents):
             served = TestIssuer(url, audience=self.audience, clock=self._clock)
             served._keys = self._keys
+            served._revocations = self._revocations
             documents.update(served._documents())
             yield served
 
@@ -121,7 +128,17 @@ class TestIssuer:
             "/.well-known/openid-configuration": self.metadata,
             path + _JWKS_PATH: self.jwks,
             _JWKS_PATH: self.jwks,
+            path + LISTS_PATH: self._lists,
+            LISTS_PATH: self._lists,
+            f"{path}{LISTS_PATH}/s0": self._list,
+            f"{LISTS_PATH}/s0": self._list,
         }
+
+    def _lists(self) -> dict[str, Any]:
+        return {"status_lists": [list_uri(self.issuer)]}
+
+    def _list(self) -> bytes:
+        return self._revocations.list_token(self.issuer, self._keys, self._now())
 
     # --- tokens -----------------------------------------------------------------------------------
 
@@ -191,6 +208,22 @@ class TestIssuer:
         """Good only with proof of possession (RFC 9449 6), shown as a bearer token."""
         return self.token(**{**token, "cnf": {"jkt": random_text()}})
 
+    def revoke(self, token: str) -> None:
+        """Revoke the session of this token: this and all others with its `sid` are refused from now
+        on. ValueError for a token of this issuer's without `status`, which are the clients' own."""
+        status: Any = decode_unverified(token)[1].get("status")
+        if status is None:
+            raise ValueError("the token has no status; give it one by sub=...")
+        self._revocations.revoked.add(status["status_list"]["idx"])
+
+    def revoked(self, **token: Any) -> str:
+        """A token whose session was revoked, or a client's own, revoked as well."""
+        claims = self._read(token)
+        claims.setdefault("status", self._revocations.claim(random_text(), self.issuer))
+        made = self._sign(claims)
+        self.revoke(made)
+        return made
+
     def flawed(self, flaw: str, **token: Any) -> str:
         """The token with this one of FLAWS."""
         if flaw not in self.FLAWS:
@@ -242,7 +275,9 @@ class TestIssuer:
         if scope:
             claims["scope"] = scope
         if sub is not None:
-            claims |= {"sid": f"ses_{random_text()}", "auth_time": now}
+            sid = changes.get("sid") or f"ses_{random_text()}"
+            status = self._revocations.claim(str(sid), self.issuer)
+            claims |= {"sid": sid, "auth_time": now, "status": status}
         claims |= changes
         return {name: value for name, value in claims.items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""An issuer's public documents over ASGI and HTTP: JWKS (RFC 7517) and metadata (RFC 8414).
+"""An issuer's public documents over ASGI and HTTP: JWKS, metadata, status lists.
 
 GET and HEAD of what is there, 404 and 405 else. For tests: threads of the standard library, on
 loopback only.
@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMappi
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, TypeAlias
 
-Documents: TypeAlias = Mapping[str, Callable[[], Mapping[str, object]]]
-"""By path."""
+Documents: TypeAlias = Mapping[str, Callable[[], Mapping[str, object] | bytes]]
+"""By path: JSON, or a status list token."""
 AsgiApp: TypeAlias = Callable[
     [
         MutableMapping[str, Any],
@@ -24,6 +24,10 @@ AsgiApp: TypeAlias = Callable[
 
 # Short, as of the real server in development: tests rotate keys.
 _HEADERS = {"content-type": "application/json", "cache-control": "public, max-age=5"}
+_LIST_HEADERS = {
+    "content-type": "application/statuslist+jwt",
+    "cache-control": "public, max-age=1",
+}
 
 
 class Answer(NamedTuple):
@@ -39,7 +43,10 @@ def answer(documents: Documents, method: str, path: str) -> Answer:
         return Answer(404, {"content-length": "0"}, b"")
     if method not in {"GET", "HEAD"}:
         return Answer(405, {"allow": "GET, HEAD", "content-length": "0"}, b"")
-    body = json.dumps(read(), separators=(",", ":")).encode("ascii")
+    content = read()
+    if isinstance(content, bytes):
+        return Answer(200, {**_LIST_HEADERS, "content-length": str(len(content))}, content)
+    body = json.dumps(content, separators=(",", ":")).encode("ascii")
     return Answer(200, {**_HEADERS, "content-length": str(len(body))}, body)
 
 
@@ -71,9 +78,9 @@ def asgi_app(documents: Documents) -> AsgiApp:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[tuple[str, dict[str, Callable[[], Mapping[str, object]]]]]:
+def serving() -> Iterator[tuple[str, dict[str, Callable[[], Mapping[str, object] | bytes]]]]:
     """A server on a free loopback port: its URL, and the documents, to be filled in by path."""
-    documents: dict[str, Callable[[], Mapping[str, object]]] = {}
+    documents: dict[str, Callable[[], Mapping[str, object] | bytes]] = {}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

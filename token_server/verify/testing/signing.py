@@ -46,6 +46,7 @@ class SigningKeys:
         self._issuer = issuer
         self._made = 0
         self._published: list[SigningKey] = []
+        self._compromised: list[str] = []
 
     def published(self) -> list[SigningKey]:
         if not self._published:
@@ -55,9 +56,14 @@ class SigningKeys:
     def current(self) -> SigningKey:
         return self.published()[-1]
 
+    def compromised(self) -> list[str]:
+        """The `kid`s of the keys that were withdrawn."""
+        return list(self._compromised)
+
     def rotate(self, *, is_compromised: bool = False) -> None:
         """A new key signs from now on; all before it are withdrawn when one has leaked."""
         if is_compromised:
+            self._compromised += [key.kid for key in self._published]
             self._published.clear()
         self._published.append(signing_key(self._issuer, self._made))
         self._made += 1
