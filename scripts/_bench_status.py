@@ -17,17 +17,24 @@ import tracemalloc
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from sqlalchemy import text
 
 from tests.support.places import DATABASE_HELP, temporary_installation
 from token_server.config import Settings
-from token_server.core.status_list import LIST_SIZE, position_of
+from token_server.core.claims import AccessToken, access_token_claims
+from token_server.core.status_list import LIST_SIZE, PATH, ListName, position_of
 from token_server.logs import configure_logging
 from token_server.runtime import Runtime, open_runtime
+from token_server.services.metadata import JWKS_PATH, server_metadata
 from token_server.services.status_lists import StatusLists
 from token_server.storage.status_cache import StatusCache, ensure_status_key
+from token_server.verify import StatusChecking, Verifier
+from token_server.verify.fetch import FetchResult
 
+AUDIENCE = "https://orders.example"
+TOKENS, ROUNDS = 400, 200
 NUMBERS = {
     "sqlite": "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)",
     "postgresql": "WITH n (i) AS (SELECT generate_series(1, :count))",
@@ -75,6 +82,27 @@ class Figures:
     sizes: Sizes
     server_memory_kib: int
     permute_us: float
+    verifier: "VerifierCost"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierCost:
+    """Of a resource service that holds all lists: µs of CPU for a token that it has seen before,
+    and what the lists add to its memory."""
+
+    checked_us: float
+    unchecked_us: float
+    lists_kib: int
+
+
+class Published:
+    """What the server serves, without a network between."""
+
+    def __init__(self, documents: dict[str, bytes]) -> None:
+        self._documents = documents
+
+    def fetch(self, url: str, etag: str | None, timeout_s: float, /) -> FetchResult:  # noqa: ARG002
+        return FetchResult(self._documents[url], max_age_s=3600)
 
 
 def main() -> int:
@@ -127,6 +155,7 @@ async def _measure(settings: Settings, options: argparse.Namespace) -> Figures:
             token=int(statistics.median(len(token) for token in tokens)),
             token_gzip=int(statistics.median(len(gzip.compress(token)) for token in tokens)),
         )
+        verifier = await _verifier_cost(runtime, dict(zip(names, tokens, strict=True)), options)
         return Figures(
             options.sessions,
             options.sessions // options.every,
@@ -136,7 +165,73 @@ async def _measure(settings: Settings, options: argparse.Namespace) -> Figures:
             sizes,
             memory_kib,
             _permute_us(),
+            verifier,
         )
+
+
+async def _verifier_cost(
+    runtime: Runtime, lists: dict[ListName, bytes], options: argparse.Namespace
+) -> VerifierCost:
+    issuer, now = runtime.settings.issuer, runtime.clock.now()
+    uris = [name.uri(issuer) for name in lists]
+    metadata = server_metadata(runtime.settings, ())
+    documents = {
+        f"{issuer}/.well-known/oauth-authorization-server": json.dumps(metadata).encode(),
+        f"{issuer}{JWKS_PATH}": runtime.keyring.jwks(now),
+        f"{issuer}{PATH}": json.dumps({"status_lists": uris}).encode(),
+        **dict(zip(uris, lists.values(), strict=True)),
+    }
+    tokens = [
+        await _access_token(runtime, seq)
+        for seq in range(2, options.sessions, max(1, options.sessions // TOKENS))
+        if seq % options.every
+    ]
+
+    def started(status: StatusChecking | Literal["off"]) -> tuple[Verifier, int]:
+        tracemalloc.start()
+        verifier = Verifier(
+            issuer=issuer, audience=AUDIENCE, status=status, fetcher=Published(documents)
+        )
+        for token in tokens:
+            verifier.verify_sync(token)
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return verifier, held // 1024
+
+    unchecked, kib_without = started("off")
+    checked, kib_with = started(StatusChecking(require_status=True))
+    rounds = [(_verify_us(checked, tokens), _verify_us(unchecked, tokens)) for _ in range(ROUNDS)]
+    quiet = [sorted(column)[ROUNDS // 10] for column in zip(*rounds, strict=True)]
+    return VerifierCost(quiet[0], quiet[1], kib_with - kib_without)
+
+
+async def _access_token(runtime: Runtime, seq: int) -> str:
+    now = runtime.clock.now()
+    token = AccessToken(
+        issuer=runtime.settings.issuer,
+        subject="usr_bench",
+        audience=(AUDIENCE,),
+        client_id="bench",
+        scope=("orders:read",),
+        issued_at=now,
+        expires_at=now + 900,
+        jti=f"bench-{seq}",
+        sid=f"ses_{seq}",
+        auth_time=now,
+        status=runtime.status.session_position(seq),
+    )
+    payload = json.dumps(access_token_claims(token)).encode()
+    compact, _ = await runtime.keys.sign_compact(
+        "at+jwt", payload, now=now, expires_at=token.expires_at
+    )
+    return compact
+
+
+def _verify_us(verifier: Verifier, tokens: list[str]) -> float:
+    begun = time.process_time()
+    for token in tokens:
+        verifier.verify_sync(token)
+    return (time.process_time() - begun) / len(tokens) * 1e6
 
 
 async def _load(runtime: Runtime, sessions: int, every: int) -> None:
@@ -202,6 +297,13 @@ def _print(figures: Figures) -> None:
         print(f"{cost.what:34}{cost.cpu_ms:10.2f}{cost.wall_ms:10.2f}")
     print(f"position of one token: {figures.permute_us:.1f} µs")
     print(f"memory of all lists in a server: {figures.server_memory_kib:,} KiB")
+    verifier = figures.verifier
+    print(f"memory of all lists in a verifier: {verifier.lists_kib:,} KiB")
+    print(
+        f"verifying a token seen before: {verifier.checked_us:.2f} µs with its status,"
+        f" {verifier.unchecked_us:.2f} µs without; the check"
+        f" {verifier.checked_us - verifier.unchecked_us:.2f} µs"
+    )
 
 
 if __name__ == "__main__":
