@@ -29,6 +29,7 @@ from joserfc.jwk import KeySet
 
 from tests.verify import forge
 from tests.verify.key_servers import KeyServer, key_server, random_kid_token, token_of
+from tests.verify.list_servers import ListIssuer, status_token
 from token_server.verify import TokenError, Verifier
 from token_server.verify.compact import split_token
 from token_server.verify.strict import decode_base64url
@@ -78,11 +79,25 @@ def contenders(served: KeyServer, tokens: list[str]) -> dict[str, Callable[[], N
         "ours, first": each(fresh_verifier(served)),
         "ours, first, cache off": each(uncached.verify_sync),
         "ours, repeated": each(repeated.verify_sync),
+        "ours, repeated, with status": with_status(len(tokens)),
         "ours, unknown kid refused": strange,
         "PyJWT + PyJWKClient": each(pyjwt(served)),
         "Authlib": each(authlib(served)),
         "joserfc": each(joserfc(served)),
     }
+
+
+def with_status(count: int) -> Callable[[], None]:
+    """Remembered tokens that name an entry of a status list, which is looked up at each use."""
+    verifier = ListIssuer().verifier()
+    tokens = [status_token(index) for index in range(count)]
+
+    def verify_all() -> None:
+        for token in tokens:
+            verifier.verify_sync(token)
+
+    verify_all()
+    return verify_all
 
 
 def raw_rsa(tokens: list[str]) -> Callable[[], None]:

@@ -174,7 +174,7 @@ class RemoteStatusLists:
         return reference
 
     def check(self, kid: str, reference: Reference | None, waited: Sequence[object]) -> None:
-        """See `StatusSource`. Some 0.5 µs as long as the lists are fresh."""
+        """See `StatusSource`. Some 1 µs as long as the lists are fresh."""
         now = self.monotonic()
         if now >= self._polled_until:
             self.poll(waited)
