@@ -218,7 +218,7 @@ async def _world(installation: Installation, plan: Plan) -> AsyncIterator[World]
         settings = {"ISSUER": front.url, "STATUS_TTL": str(plan.ttl_s), "ACCESS_TOKEN_TTL": "3600"}
         installation = replace(installation, overrides={**installation.overrides, **settings})
         world = World(installation, front, plan)
-        world.start_servers()
+        await asyncio.to_thread(world.start_servers)
         try:
             async with installation.runtime() as runtime:
                 await add_user(runtime, NewUser(EMAIL, "Drill", Secret(PASSWORD)))
@@ -263,7 +263,7 @@ async def _restart(world: World, figures: Figures) -> None:
     """kill -9, and a verifier that knows nothing: what was revoked stays revoked."""
     await world.revoke("unseen")
     world.kill_servers()
-    world.start_servers()
+    await asyncio.to_thread(world.start_servers)
     for kind in world.plan.kinds:
         fresh = await VerifierProcess.start(kind, world.place, world.tokens)
         await asyncio.sleep(world.plan.ttl_s)
