@@ -60,7 +60,7 @@ _CHECKS: Mapping[str, str] = {
 
 def explanation_json(found: Explanation, server_ahead_s: int | None) -> dict[str, object]:
     """Instants are epoch seconds; members that do not apply are null."""
-    key, client, user, session = found.key, found.client, found.user, found.session
+    user, issued_at, expires_at = found.user, found.issued_at, found.expires_at
     return {
         "kind": found.kind.value,
         "is_live": found.verdict == LIVE,
@@ -69,50 +69,59 @@ def explanation_json(found: Explanation, server_ahead_s: int | None) -> dict[str
             {"check": check.name, "passed": check.reason is None, "reason": check.reason}
             for check in found.checks
         ],
-        "key": None
-        if found.kid is None
-        else {
-            "kid": found.kid,
-            "state": "unknown" if found.key_state is None else found.key_state.value,
-            "activate_at": None if key is None else key.activate_at,
-            "retire_at": None if key is None else key.retire_at,
-            "compromised_at": None if key is None else key.compromised_at,
-        },
-        "client": None
-        if found.client_id is None
-        else {
-            "client_id": found.client_id,
-            "exists": client is not None,
-            "is_enabled": client is not None and client.is_enabled,
-        },
+        "key": _key_json(found),
+        "client": _client_json(found),
         "subject": found.subject,
-        "user": None
-        if user is None
-        else {
+        "user": user
+        and {
             "user_id": user.user_id,
             "is_active": user.is_active,
             "password_changed_at": user.password_changed_at,
         },
-        "session": None
-        if found.session_id is None
-        else {
-            "id": found.session_id,
-            "exists": session is not None,
-            "created_at": None if session is None else session.created_at,
-            "expires_at": None
-            if session is None
-            else min(session.idle_expires_at, session.absolute_expires_at),
-            "revoked_at": None if session is None else session.revoked_at,
-            "revoked_reason": None if session is None else session.revoked_reason,
-        },
+        "session": _session_json(found),
         "clocks": {
             "now": found.now,
-            "issued_at": found.issued_at,
-            "expires_at": found.expires_at,
-            "issued_ago_s": None if found.issued_at is None else found.now - found.issued_at,
-            "expires_in_s": None if found.expires_at is None else found.expires_at - found.now,
+            "issued_at": issued_at,
+            "expires_at": expires_at,
+            "issued_ago_s": None if issued_at is None else found.now - issued_at,
+            "expires_in_s": None if expires_at is None else expires_at - found.now,
             "server_ahead_s": server_ahead_s,
         },
+    }
+
+
+def _key_json(found: Explanation) -> dict[str, object] | None:
+    if found.kid is None:
+        return None
+    key = found.key
+    return {
+        "kid": found.kid,
+        "state": "unknown" if found.key_state is None else found.key_state.value,
+        "activate_at": key and key.activate_at,
+        "retire_at": key and key.retire_at,
+        "compromised_at": key and key.compromised_at,
+    }
+
+
+def _client_json(found: Explanation) -> dict[str, object] | None:
+    if found.client_id is None:
+        return None
+    client = found.client
+    is_enabled = client is not None and client.is_enabled
+    return {"client_id": found.client_id, "exists": client is not None, "is_enabled": is_enabled}
+
+
+def _session_json(found: Explanation) -> dict[str, object] | None:
+    if found.session_id is None:
+        return None
+    session = found.session
+    return {
+        "id": found.session_id,
+        "exists": session is not None,
+        "created_at": session and session.created_at,
+        "expires_at": session and min(session.idle_expires_at, session.absolute_expires_at),
+        "revoked_at": session and session.revoked_at,
+        "revoked_reason": session and session.revoked_reason,
     }
 
 
