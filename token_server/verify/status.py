@@ -27,7 +27,7 @@ class StatusChecking:
 
     require_status: bool = False
     """Refuse tokens without the claim `status`: those of clients whose tokens cannot be revoked."""
-    fail_open_for_s: float = 300
+    fail_open_for_s: float = 900
     """While no new list can be had, the last good one is believed for so long after it was fetched
     (or for its `ttl`, if that is longer); then tokens are refused, with 503. At most 86400."""
     lists_uri: str | None = None
