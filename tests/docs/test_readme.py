@@ -48,7 +48,7 @@ def paste(demo: tuple[Installation, ServerProcess], command: list[str], text: st
         env=environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
     assert done.returncode == 0, done.stderr
