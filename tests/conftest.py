@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.databases import (
     TEST_EPOCH,
@@ -28,6 +29,10 @@ from token_server.logs import configure_logging
 from token_server.storage.engine import Store, open_store
 
 ENGINES = ("sqlite", "postgresql")
+
+# No test is timed: a slow machine is no failure.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)
