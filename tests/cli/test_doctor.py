@@ -12,19 +12,23 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from tests.support.databases import run_apart
+from tests.support.keyrings import key_settings
 from tests.support.process import Installation, running_processes
-from tests.support.server import copy_keys
 from token_server.cli.main import cli
+from token_server.crypto.opening import open_keyring
 from token_server.services.installation import package_version
 
 
 @pytest.fixture
-def environ(sqlite_url: str, tmp_path: Path, shared_keys: Path) -> dict[str, str]:
-    copy_keys(shared_keys, tmp_path)
-    return {
+def environ(sqlite_url: str, tmp_path: Path) -> dict[str, str]:
+    """With keys of today: those that tests share begin on another day."""
+    made = {
         "TOKEN_SERVER_DATABASE_URL": sqlite_url,
         "TOKEN_SERVER_KEYS_DIR": str(tmp_path / "keys"),
     }
+    assert CliRunner().invoke(cli, ["keys", "init"], env=made).exit_code == 0
+    return made
 
 
 def database_file(environ: dict[str, str]) -> Path:
@@ -50,7 +54,7 @@ def test_a_sound_installation_passes(environ: dict[str, str]) -> None:
     assert found["fail"] == []
     names = {check["check"] for check in found["ok"]}
     assert names >= {"settings", "versions", "keys", "database", "schema", "wal", "permissions"}
-    assert names >= {"clock", "disk"}
+    assert names >= {"clock", "disk", "signing_key", "next_key", "key_rotation"}
 
 
 def test_postgresql_is_examined_too(environ: dict[str, str], postgres_url: str) -> None:
@@ -103,6 +107,22 @@ def test_a_key_file_that_others_can_read_fails(environ: dict[str, str]) -> None:
 
     assert failure["check"] == "keys"
     assert str(key) in failure["detail"]
+
+
+def test_a_clock_before_the_first_key_fails(sqlite_url: str, tmp_path: Path) -> None:
+    """Every file is good, and yet nothing could be signed: both instants are named."""
+    tomorrow = int(time.time()) + 86400
+    settings = key_settings(tmp_path / "keys")
+    run_apart(open_keyring(settings, now=tomorrow, entropy=os.urandom))
+    failure = only_failure(
+        {
+            "TOKEN_SERVER_DATABASE_URL": sqlite_url,
+            "TOKEN_SERVER_KEYS_DIR": str(tmp_path / "keys"),
+        }
+    )
+
+    assert failure["check"] == "signing_key"
+    assert time.strftime("before %Y-%m-%dT%H:%M:%SZ", time.gmtime(tomorrow)) in failure["detail"]
 
 
 def test_a_clock_behind_the_database_fails(environ: dict[str, str]) -> None:

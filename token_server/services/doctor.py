@@ -17,11 +17,13 @@ from typing import Literal
 from token_server.config import Settings
 from token_server.config_loading import Reading
 from token_server.config_values import hide_password
+from token_server.core.key_changes import Unchanged
 from token_server.crypto.opening import key_problems
 from token_server.errors import OperatorError, UnavailableError
 from token_server.runtime import Clock, Entropy
 from token_server.services.installation import versions
-from token_server.services.keys import KeyPlace, show_keys
+from token_server.services.key_health import keyring_checks
+from token_server.services.keys import KeyPlace, keys_opened
 from token_server.services.maintenance import missing_file
 from token_server.storage.engine import MINIMUM_SQLITE, Store, open_store
 from token_server.storage.inspection import DatabaseFacts, describe_database
@@ -82,18 +84,25 @@ async def _keys(settings: Settings, clock: Clock, entropy: Entropy) -> list[Find
     problems = await asyncio.to_thread(key_problems, settings)
     if problems:
         return [Finding("keys", "fail", problem) for problem in problems]
+    place = KeyPlace(settings, clock, entropy)
     try:
-        report = await show_keys(KeyPlace(settings, clock, entropy))
+        async with keys_opened(place) as opened:
+            proposal = await place.live(opened).propose(lambda _: Unchanged("only looked at"))
     except OperatorError as error:
         if error.exit_code == 3:
             return [Finding("keys", "warn", "there are none yet", "the first start makes them")]
         return [Finding("keys", "fail", error.message)]
     except UnavailableError as error:
         return [Finding("keys", "fail", f"the database does not answer ({error.reason})")]
-    count = ", ".join(f"{key.state.value} {key.kid}" for key in report.keys)
+    situation = proposal.situation
+    states = ", ".join(f"{situation.state(key)} {key.kid}" for key in situation.keys)
     return [
-        *(Finding("keys", "warn", warning) for warning in report.warnings),
-        Finding("keys", "ok", f"all can be read: {count}"),
+        *(Finding("keys", "warn", warning) for warning in opened.warnings),
+        Finding("keys", "ok", f"all can be read: {states}"),
+        *(
+            Finding(check.name, check.level.value, check.detail)
+            for check in keyring_checks(situation)
+        ),
     ]
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from token_server.core.key_changes import Situation
 from token_server.core.key_rotation import rotation_due_at
+from token_server.crypto.live_keys import LiveKeys
 from token_server.records import SigningKey
 from token_server.runtime import Runtime
 from token_server.services.checks import Check, Level
@@ -20,13 +21,15 @@ _PLAN = "`token-server keys plan` shows the dates"
 
 def key_checks(runtime: Runtime) -> tuple[Check, ...]:
     """From memory: the store is not asked."""
-    situation = runtime.keys.situation()
-    return (
-        _signing_key(runtime, situation),
-        _key_store(runtime),
-        _next_key(situation),
-        _rotation(situation),
-    )
+    signing, *others = keyring_checks(runtime.keys.situation())
+    if signing.is_ok and runtime.keys.is_stale:
+        signing = _stale(runtime.keys)
+    return (signing, _key_store(runtime.keys), *others)
+
+
+def keyring_checks(situation: Situation) -> tuple[Check, ...]:
+    """What the records and the clock alone tell; the signing key first."""
+    return (_signing_key(situation), _next_key(situation), _rotation(situation))
 
 
 def update_key_gauges(runtime: Runtime) -> None:
@@ -39,9 +42,8 @@ def update_key_gauges(runtime: Runtime) -> None:
         metrics.key_rotation_due(due_at - runtime.clock.now())
 
 
-def _signing_key(runtime: Runtime, situation: Situation) -> Check:
-    keys, name = runtime.keys, "signing_key"
-    signing = situation.signing
+def _signing_key(situation: Situation) -> Check:
+    signing, name = situation.signing, "signing_key"
     if signing is None:
         return Check(name, Level.FAIL, _why_none_signs(situation))
     if signing.kid not in situation.usable:
@@ -50,13 +52,15 @@ def _signing_key(runtime: Runtime, situation: Situation) -> Check:
             "`token-server keys promote --force` lets the next key sign"
         )
         return Check(name, Level.FAIL, detail)
-    if keys.is_stale:
-        detail = (
-            f"not confirmed for {keys.age_s:.0f} s, more than half of KEY_LEAD: another instance "
-            f"may have rotated, so this one signs nothing. {keys.problem or 'Being read again.'}"
-        )
-        return Check(name, Level.FAIL, detail)
     return Check(name, Level.OK, signing.kid)
+
+
+def _stale(keys: LiveKeys) -> Check:
+    detail = (
+        f"not confirmed for {keys.age_s:.0f} s, more than half of KEY_LEAD: another instance may "
+        f"have rotated, so this one signs nothing. {keys.problem or 'Being read again.'}"
+    )
+    return Check("signing_key", Level.FAIL, detail)
 
 
 def _why_none_signs(situation: Situation) -> str:
@@ -77,8 +81,8 @@ def _is_to_come(situation: Situation, key: SigningKey) -> bool:
     return is_dated and key.compromised_at is None and key.published_at is not None
 
 
-def _key_store(runtime: Runtime) -> Check:
-    keys, name = runtime.keys, "key_store"
+def _key_store(keys: LiveKeys) -> Check:
+    name = "key_store"
     if keys.problem is not None:
         left_s = max(0.0, keys.policy.max_age_s - keys.age_s)
         detail = f"{keys.problem}. The keys in memory are used for another {left_s:.0f} s"
