@@ -151,7 +151,9 @@ def test_no_token_text_is_kept() -> None:
     token = "".join(forge.token())
     verifier.verify_sync(token)
     payload = token.split(".")[1]
-    held = [found for found in gc.get_objects() if isinstance(found, dict) and payload in found]
+    # By their true type: other libraries' lazy objects answer when they are asked for a class.
+    maps = [found for found in gc.get_objects() if issubclass(type(found), dict)]
+    held = [found for found in maps if dict.__contains__(found, payload)]
 
     assert held == []
     remembered = verifier._examiner._cache
