@@ -22,7 +22,7 @@ QUICK = {
 MASTER_KEY = "1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\n"
 CLIENT_ID = "machine"
 WAIT_S = 60.0
-POLL_S = 0.05
+POLL_S = 0.1
 
 
 def installation_of(

@@ -31,10 +31,10 @@ _NAMES = {"openat": "open", "rename": "replace", "renameat": "replace", "renamea
     ("store", "operation", "every"),
     [
         ("directory", "first start", 12),
-        ("directory", "rotate", 5),
+        ("directory", "rotate", 6),
         ("directory", "compromise KID (active)", 6),
         ("directory", "upkeep of a server", 35),
-        ("sqlite", "compromise KID (active)", 3),
+        ("sqlite", "compromise KID (active)", 4),
     ],
 )
 def test_kill_at_any_step_leaves_a_whole_keyring(store: str, operation: str, every: int) -> None:

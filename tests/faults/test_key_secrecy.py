@@ -2,19 +2,19 @@
 (ASVS 16.2.5)."""
 
 import base64
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.faults.key_servers import CLIENT_ID, add_client, installation_of
 from tests.support.keyrings import master_of
 from tests.support.process import Installation, start_server
+from token_server.cli.main import cli
 from token_server.crypto.manifest import decode_manifest
 from token_server.crypto.rsa_keys import load_private
 from token_server.crypto.secrets import MasterKeys
@@ -64,15 +64,8 @@ def private_numbers(path: Path, master_keys: MasterKeys) -> tuple[int, ...]:
 
 
 def run(installation: Installation, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "token_server", *arguments],
-        cwd=installation.directory,
-        env=installation.environ(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout + done.stderr
+    """All that the command prints and logs."""
+    return str(CliRunner().invoke(cli, arguments, env=installation.environ()).output)
 
 
 def ask(base_url: str, management_url: str, secret: str) -> str:
