@@ -350,6 +350,10 @@ ACTORS: dict[str, tuple[object, Reason]] = {
     "B54_null": (None, Reason.ACT_INVALID),
     "B54_list": ([], Reason.ACT_INVALID),
     "B54_nested_string": ({"sub": "a", "act": "b"}, Reason.ACT_INVALID),
+    "B54_nobody": ({}, Reason.ACT_INVALID),
+    "B54_nested_nobody": ({"sub": "a", "act": {"iss": "b"}}, Reason.ACT_INVALID),
+    "B54_number": ({"sub": 1}, Reason.ACT_INVALID),
+    "B54_invisible": ({"sub": "a\u200b"}, Reason.ACT_INVALID),
 }
 
 
@@ -371,4 +375,14 @@ def test_actor_chain_1000_deep_is_refused_by_size_or_depth() -> None:
 @pytest.mark.parametrize("depth", [1, 8])
 def test_short_actor_chain_is_passed_on(depth: int) -> None:
     """RFC 8693 4.1: the handler finds it in `extra`."""
-    assert forge.verifier().verify_sync(forge.token(act=_act(depth))).extra["act"] == _act(depth)
+    claims = forge.verifier().verify_sync(forge.token(act=_act(depth)))
+    assert claims.extra["act"] == _act(depth)
+    assert claims.actors == ("actor",) * depth
+
+
+def test_actors_are_told_from_the_current_one_on() -> None:
+    """RFC 8693 4.1: the outermost acts now, the innermost was called first; nobody by default."""
+    act = {"sub": "billing", "act": {"sub": "orders", "act": {"sub": "gateway"}}}
+    claims = forge.verifier().verify_sync(forge.token(act=act))
+    assert claims.actors == ("billing", "orders", "gateway")
+    assert forge.verifier().verify_sync(forge.token()).actors == ()

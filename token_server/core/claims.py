@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from token_server.core.status_list import Position
 
-Claims = dict[str, str | int | list[str] | dict[str, dict[str, str | int]]]
+Act = dict[str, "str | Act"]
+Claims = dict[str, str | int | list[str] | dict[str, dict[str, str | int]] | Act]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class AccessToken:
     auth_time: int | None = None
     roles: tuple[str, ...] = ()
     status: Position | None = None  # where its revocation would show
+    actors: tuple[str, ...] = ()  # client ids, the current actor first (RFC 8693 §4.1)
 
 
 def access_token_claims(token: AccessToken) -> Claims:
@@ -55,7 +57,19 @@ def access_token_claims(token: AccessToken) -> Claims:
         claims["roles"] = list(token.roles)
     if token.status is not None:
         claims["status"] = status_claim(token.status, token.issuer)
+    if token.actors:
+        claims["act"] = act_claim(token.actors)
     return claims
+
+
+def act_claim(actors: tuple[str, ...]) -> Act:
+    """The `act` claim: the current actor outermost, in it the one before (RFC 8693 §4.1). Their
+    `sub` is enough: it is the client id, as in every token that a client has in its own name."""
+    current, *before = actors
+    act: Act = {"sub": current}
+    if before:
+        act["act"] = act_claim(tuple(before))
+    return act
 
 
 def status_claim(position: Position, issuer: str) -> dict[str, dict[str, str | int]]:

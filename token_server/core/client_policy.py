@@ -17,7 +17,11 @@ from token_server.records import Client
 CLIENT_CREDENTIALS = "client_credentials"
 PASSWORD = "password"
 REFRESH_TOKEN = "refresh_token"
-GRANT_TYPES = (CLIENT_CREDENTIALS, PASSWORD, REFRESH_TOKEN)
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # RFC 8693 §2.1
+GRANT_TYPES = (CLIENT_CREDENTIALS, PASSWORD, REFRESH_TOKEN, TOKEN_EXCHANGE)
+# What people may type instead; stored, shown and sent is always the name of the RFC.
+SHORT_GRANT_TYPES = {"token-exchange": TOKEN_EXCHANGE}
+TYPED_GRANT_TYPES = (CLIENT_CREDENTIALS, PASSWORD, REFRESH_TOKEN, *SHORT_GRANT_TYPES)
 # `account` stands for the tokens of /api/auth/*, which no operator's client may imitate.
 ACCOUNT_CLIENT_ID = "account"
 RESERVED_CLIENT_IDS = frozenset({ACCOUNT_CLIENT_ID})
@@ -62,13 +66,20 @@ def client_warnings(client: Client) -> list[str]:
         )
     if client.is_revocable and CLIENT_CREDENTIALS not in client.grant_types:
         warnings.append("revocable does nothing here: it is for tokens of client_credentials")
+    if client.exchange_audiences and TOKEN_EXCHANGE not in client.grant_types:
+        warnings.append("exchange audiences do nothing here without the grant token-exchange")
+    if TOKEN_EXCHANGE in client.grant_types and not client.serves_audiences:
+        warnings.append(
+            "the client serves no audience (--serves): it can exchange tokens of its own and API"
+            " keys, not those that its callers send"
+        )
     if not client.scopes and client.grant_types:
         warnings.append("the client has no scope, and its tokens will carry none")
     return warnings
 
 
 def _grant_problems(client: Client) -> Iterable[str]:
-    known = ", ".join(GRANT_TYPES)
+    known = ", ".join(TYPED_GRANT_TYPES)
     if not client.grant_types and not client.serves_audiences:
         yield f"the client needs at least one --grant ({known}) or --serves"
     if client.grant_types - set(GRANT_TYPES):
@@ -80,6 +91,13 @@ def _grant_problems(client: Client) -> Iterable[str]:
             "a public client has no secret and cannot use client_credentials"
             " (RFC 6749 §4.4): drop the grant, or register it as confidential"
         )
+    if client.is_public and TOKEN_EXCHANGE in client.grant_types:
+        yield (
+            "a public client cannot prove that it is the one who acts, and cannot use"
+            " token-exchange: drop the grant, or register it as confidential"
+        )
+    if TOKEN_EXCHANGE in client.grant_types and not client.exchange_audiences:
+        yield "token-exchange needs at least one --exchange-audience: for whom it may get tokens"
 
 
 def _list_problems(what: str, words: tuple[str, ...]) -> Iterable[str]:

@@ -27,7 +27,7 @@ class ScopePolicy(enum.Enum):
     """Against what `scope` and `resource` are checked."""
 
     CLIENT = "client"  # by the endpoint, against the client's own; nothing asked: all of it
-    FAMILY = "family"  # by the grant, against what the login was granted (RFC 6749 §6)
+    GRANT = "grant"  # by the grant, against what its credential was granted (RFC 6749 §6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class TokenRequest:
     """A request as a grant sees it. Only the parameters that the grant declares get this far,
     wrapped, since most of them are secrets.
 
-    Under ScopePolicy.CLIENT `scope` and `audience` are final; under ScopePolicy.FAMILY they are
+    Under ScopePolicy.CLIENT `scope` and `audience` are final; under ScopePolicy.GRANT they are
     what was asked for, None when nothing was.
     """
 

@@ -180,7 +180,7 @@ def _scope_and_audience(
     asked = parse_scope(form["scope"]) if "scope" in form else None
     resource = parse_resource(form["resource"]) if "resource" in form else None
     match grant.scope_policy:
-        case ScopePolicy.FAMILY:
+        case ScopePolicy.GRANT:
             return asked, None if resource is None else (resource,)
         case ScopePolicy.CLIENT:
             default = default_audience(client, runtime.settings.default_audience)

@@ -122,6 +122,6 @@ REFRESH_TOKEN = Grant(
     grant_type=client_policy.REFRESH_TOKEN,
     required=("refresh_token",),
     client_policy=ClientPolicy.ANY,
-    scope_policy=ScopePolicy.FAMILY,
+    scope_policy=ScopePolicy.GRANT,
     authorize=_authorize,
 )

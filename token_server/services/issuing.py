@@ -6,7 +6,7 @@ by replay: the client presents its old refresh token again and gets the same suc
 """
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -14,6 +14,7 @@ from token_server.core.claims import AccessToken, access_token_claims
 from token_server.core.client_policy import REFRESH_TOKEN
 from token_server.core.refresh import TokenText, encode_refresh_token
 from token_server.core.status_list import Position
+from token_server.core.token_exchange import ACCESS_TOKEN_TYPE
 from token_server.errors import InvalidGrantError, UnavailableError
 from token_server.logs import get_logger
 from token_server.records import AuditEvent, AuditEventType, Client, Family, Secret, User
@@ -35,15 +36,29 @@ class Login:
 
 
 @dataclass(frozen=True, slots=True)
+class Backing:
+    """What stands behind a token: how long it may live at most, what it says of the login, where
+    its revocation shows, and who acts for its subject."""
+
+    not_after: int | None = None
+    sid: str | None = None
+    auth_time: int | None = None
+    roles: tuple[str, ...] = ()
+    status: Position | None = None
+    actors: tuple[str, ...] = ()  # the current one first; empty unless exchanged (RFC 8693 §4.1)
+    source: str | None = None  # of an exchanged token: `jti` or key id it came from, for the log
+
+
+@dataclass(frozen=True, slots=True)
 class Authorization:
     """What a grant allows. `basis` is the login to start a family for, the family that was just
-    spent, or None for a machine token."""
+    spent, what an exchanged token is backed by, or None for a machine token."""
 
     client: Client
     subject: str
     scope: tuple[str, ...]
     audience: tuple[str, ...]
-    basis: Login | Family | None
+    basis: Login | Family | Backing | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +73,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class TokenResponse:
-    """RFC 6749 §5.1."""
+    """RFC 6749 §5.1; `issued_token_type` of an exchange alone (RFC 8693 §2.2.1)."""
 
     access_token: Secret[str]
     expires_in_s: int
@@ -67,6 +82,7 @@ class TokenResponse:
     jti: str
     kid: str
     sid: str | None
+    issued_token_type: str | None = None
 
 
 async def issue(
@@ -79,10 +95,15 @@ async def issue(
     """
     match authorization.basis:
         case Login() as login:
-            family: Family | None = await _start_family(runtime, authorization, login, context)
-        case family:
-            pass
-    return await _sign(runtime, authorization, family, context)
+            family = await _start_family(runtime, authorization, login, context)
+            return await _sign_for(runtime, authorization, family, context)
+        case Family() as family:
+            return await _sign_for(runtime, authorization, family, context)
+        case Backing() as backing:
+            return await _sign(runtime, authorization, backing, context)
+        case None:
+            backing = await _machine_backing(runtime, authorization.client, context.now)
+            return await _sign(runtime, authorization, backing, context)
 
 
 async def reissue(runtime: Runtime, replay: Replay, context: RequestContext) -> TokenResponse:
@@ -90,7 +111,7 @@ async def reissue(runtime: Runtime, replay: Replay, context: RequestContext) -> 
     authorization = Authorization(
         replay.client, replay.family.user_id, replay.scope, replay.audience, replay.family
     )
-    return await _sign(runtime, authorization, replay.family, context)
+    return await _sign_for(runtime, authorization, replay.family, context)
 
 
 async def _start_family(
@@ -142,16 +163,36 @@ async def _start_family(
     return family
 
 
+async def _sign_for(
+    runtime: Runtime, authorization: Authorization, family: Family, context: RequestContext
+) -> TokenResponse:
+    """A pair of tokens for a session: neither outlives it, both are revoked with it."""
+    backing = Backing(
+        not_after=family.absolute_expires_at,
+        sid=family.sid,
+        auth_time=family.auth_time,
+        roles=family.roles,
+        status=runtime.status.session_position(family.seq),
+    )
+    response = await _sign(runtime, authorization, backing, context)
+    return replace(response, refresh_token=_refresh_token(runtime, authorization.client, family))
+
+
+async def _machine_backing(runtime: Runtime, client: Client, now: int) -> Backing:
+    """A machine token is revoked by itself, if its client's tokens are (revocation.md)."""
+    if not client.is_revocable:
+        return Backing()
+    number = await runtime.status.machine_number(now)
+    return Backing(status=runtime.status.machine_position(number))
+
+
 async def _sign(
-    runtime: Runtime,
-    authorization: Authorization,
-    family: Family | None,
-    context: RequestContext,
+    runtime: Runtime, authorization: Authorization, backing: Backing, context: RequestContext
 ) -> TokenResponse:
     client = authorization.client
     expires_at = context.now + access_token_ttl_s(runtime, client)
-    if family is not None:  # a token never outlives its session
-        expires_at = min(expires_at, family.absolute_expires_at)
+    if backing.not_after is not None:
+        expires_at = min(expires_at, backing.not_after)
     token = AccessToken(
         issuer=runtime.settings.issuer,
         subject=authorization.subject,
@@ -161,10 +202,11 @@ async def _sign(
         issued_at=context.now,
         expires_at=expires_at,
         jti=_random_text(runtime, 16),
-        sid=None if family is None else family.sid,
-        auth_time=None if family is None else family.auth_time,
-        roles=() if family is None else family.roles,
-        status=await _status(runtime, client, family, context.now),
+        sid=backing.sid,
+        auth_time=backing.auth_time,
+        roles=backing.roles,
+        status=backing.status,
+        actors=backing.actors,
     )
     compact, kid = await runtime.keys.sign_compact(
         client.access_token_typ or runtime.settings.access_token_typ,
@@ -172,40 +214,38 @@ async def _sign(
         now=context.now,
         expires_at=expires_at,
     )
-    response = TokenResponse(
+    _log_issued(token, kid, backing.source, context.request_id)
+    return TokenResponse(
         access_token=Secret(compact),
         expires_in_s=expires_at - context.now,
         scope=authorization.scope,
-        refresh_token=_refresh_token(runtime, client, family),
+        refresh_token=None,
         jti=token.jti,
         kid=kid,
         sid=token.sid,
+        issued_token_type=ACCESS_TOKEN_TYPE if backing.actors else None,
     )
+
+
+def _log_issued(token: AccessToken, kid: str, source: str | None, request_id: str) -> None:
+    # Of an exchange also for whom, for what service and out of what: its only trace (style.md 39).
+    exchanged = {}
+    if token.actors:
+        audience = " ".join(token.audience)
+        exchanged = {"subject": token.subject, "audience": audience, "exchanged_from": source}
     _log.info(
         "access_token_issued",
-        client_id=client.client_id,
+        client_id=token.client_id,
         jti=token.jti,
         sid=token.sid,
         kid=kid,
-        request_id=context.request_id,
+        request_id=request_id,
+        **exchanged,
     )
-    return response
 
 
-async def _status(
-    runtime: Runtime, client: Client, family: Family | None, now: int
-) -> Position | None:
-    """Where the token's revocation would show: with its session, or by itself if the client's
-    machine tokens are revocable (revocation.md)."""
-    if family is not None:
-        return runtime.status.session_position(family.seq)
-    if not client.is_revocable:
-        return None
-    return runtime.status.machine_position(await runtime.status.machine_number(now))
-
-
-def _refresh_token(runtime: Runtime, client: Client, family: Family | None) -> Secret[str] | None:
-    if family is None or REFRESH_TOKEN not in client.grant_types:
+def _refresh_token(runtime: Runtime, client: Client, family: Family) -> Secret[str] | None:
+    if REFRESH_TOKEN not in client.grant_types:
         return None
     mac_key = runtime.master_keys.find_refresh_mac_key(family.mac_version)
     if mac_key is None:

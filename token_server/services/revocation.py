@@ -1,7 +1,8 @@
 """Revocation: a client gives back a token of its own (RFC 7009).
 
 A refresh token ends its session; an access token ends the session of its login, or, without one,
-itself: by its position in a status list, else by its `jti`, which introspection knows. Unknown,
+itself: by its position in a status list, else by its `jti`, which introspection knows. A token that
+came out of an exchange shares its position with others and ends alone, by its `jti`. Unknown,
 foreign and dead tokens are nothing to complain of and change nothing. Done only once it is durable:
 a failed commit raises UnavailableError.
 """
@@ -123,11 +124,10 @@ async def _revoke_refresh_token(runtime: Runtime, token: TokenText, revoker: Rev
 
 
 async def _revoke_live_token(runtime: Runtime, token: LiveToken, revoker: Revoker) -> Outcome:
-    session = token.session
-    if session is not None and session.client_id == token.claims.client_id:
-        return await _end_session(runtime, session, revoker)
-    # Without a session; or exchanged, and then the session is not this client's to end.
-    claims = token.claims
+    # What a token was exchanged from, a login or an API key, is not this client's to end.
+    claims, is_exchanged = token.claims, bool(token.claims.actors)
+    if token.session is not None and not is_exchanged:
+        return await _end_session(runtime, token.session, revoker)
     event = AuditEvent(
         event=AuditEventType.TOKEN_REVOKED,
         at=revoker.now,
@@ -139,7 +139,7 @@ async def _revoke_live_token(runtime: Runtime, token: LiveToken, revoker: Revoke
         request_id=revoker.request_id,
     )
     async with runtime.store.write() as connection:
-        if token.number is None:
+        if token.number is None or is_exchanged:
             is_new = await status.deny_token(connection, claims.token_id, claims.expires_at)
         else:
             is_new = await status.revoke_machine_token(connection, token.number, revoker.now)

@@ -41,7 +41,8 @@ class LiveToken:
 
     `session` is the login behind it, None for a token without `sid`. A token that came out of an
     exchange (it has `act`) keeps `sid` and `auth_time`, and has another client than the session.
-    `number` is what a token with a position of its own is revoked by, None for all others.
+    `number` is where a token without session stands in the status lists, None without a position;
+    it is the token's own unless that was exchanged, and then it is that of what it came from.
     """
 
     claims: Claims
@@ -204,7 +205,7 @@ def _session_problem(  # noqa: PLR0911 - a table, read from top to bottom: one r
     if session is None:
         return "session_unknown"
     # A token that was exchanged belongs to whoever exchanged it, and says so (RFC 8693 §4.1).
-    is_of_client = session.client_id == claims.client_id or "act" in claims.extra
+    is_of_client = session.client_id == claims.client_id or bool(claims.actors)
     if session.user_id != claims.subject or not is_of_client:
         return "session_of_another"
     if session.revoked_at is not None:

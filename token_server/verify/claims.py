@@ -16,7 +16,7 @@ from token_server.verify.errors import InsufficientScopeError, Reason, TokenErro
 from token_server.verify.strict import JsonObject, is_bounded
 
 _LAST_INSTANT = 253402300799  # 9999-12-31T23:59:59Z
-_MAX_ACT_DEPTH = 8
+MAX_ACT_DEPTH = 8
 _TYPED = frozenset(
     {"iss", "sub", "aud", "exp", "iat", "nbf", "jti", "client_id", "scope"}
     | {"sid", "roles", "auth_time"}
@@ -45,6 +45,17 @@ class Claims(NamedTuple):
     roles: tuple[str, ...]
     auth_time: int | None
     extra: Mapping[str, object]  # all claims not named above
+
+    @property
+    def actors(self) -> tuple[str, ...]:
+        """Who acts for the subject in an exchanged token, the current actor first, then whoever
+        called it (`act`, RFC 8693 4.1); empty when the subject calls by itself. Only the first is
+        for decisions, the others are for logs."""
+        actors, act = [], self.extra.get("act")
+        while isinstance(act, Mapping):
+            actors.append(str(act["sub"]))
+            act = act.get("act")
+        return tuple(actors)
 
     def has_scope(self, scope: str) -> bool:
         """Whether this one scope was granted, compared exactly (RFC 6749 3.3)."""
@@ -229,10 +240,12 @@ def _roles(value: object) -> tuple[str, ...]:
 
 
 def _check_act(value: object) -> None:
-    """RFC 8693 4.1: actors nest; a long chain is an attack on whoever walks it."""
-    for _ in range(_MAX_ACT_DEPTH):
+    """RFC 8693 4.1: actors nest; a long chain is an attack on whoever walks it, and one without a
+    name cannot be told from nobody."""
+    for _ in range(MAX_ACT_DEPTH):
         if not isinstance(value, dict):
             break
+        _identifier(value.get("sub"), Reason.ACT_INVALID)
         if "act" not in value:
             return
         value = value["act"]

@@ -20,6 +20,7 @@ from token_server.errors import (
     UnavailableError,
 )
 from token_server.services.issuing import TokenResponse
+from token_server.verify import TokenError, challenge
 
 _JSON = b"application/json"
 _PROBLEM = b"application/problem+json"
@@ -27,7 +28,8 @@ NO_STORE = (b"cache-control", b"no-store")
 _PRAGMA = (b"pragma", b"no-cache")  # RFC 6749 §5.1 asks for both
 # A 401 names the scheme to use (RFC 6749 §5.2); sent whatever scheme was tried.
 _CHALLENGE = (b"www-authenticate", b'Basic realm="token-server", charset="UTF-8"')
-_BEARER = 'Bearer realm="token-server"'
+_REALM = "token-server"
+_BEARER = f'Bearer realm="{_REALM}"'
 
 # Not from HTTPStatus: its names change between versions of Python.
 _HTTP_ERROR_CODES = {
@@ -63,7 +65,8 @@ async def send_answer(send: Send, answer: Answer, *, without_body: bool = False)
 
 
 def token_answer(response: TokenResponse) -> Answer:
-    """RFC 6749 §5.1; `scope` is left out when it is empty, which its grammar cannot express."""
+    """RFC 6749 §5.1, RFC 8693 §2.2.1; `scope` is left out when it is empty, which its grammar
+    cannot express."""
     body: dict[str, str | int] = {
         "access_token": response.access_token.reveal(),
         "token_type": "Bearer",
@@ -73,6 +76,8 @@ def token_answer(response: TokenResponse) -> Answer:
         body["refresh_token"] = response.refresh_token.reveal()
     if response.scope:
         body["scope"] = format_scope(response.scope)
+    if response.issued_token_type is not None:
+        body["issued_token_type"] = response.issued_token_type
     return _oauth_answer(200, body)
 
 
@@ -85,6 +90,15 @@ def oauth_error_answer(error: OAuthError, status: int | None = None) -> Answer:
     return _oauth_answer(
         status, {"error": error.error, "error_description": error.description}, headers
     )
+
+
+def bearer_refusal_answer(error: TokenError, status: int) -> Answer:
+    """RFC 6750 §3, for a path under /oauth2: without any credentials nothing but the scheme."""
+    header = (b"www-authenticate", challenge(error, realm=_REALM).encode("ascii"))
+    if error.error is None:
+        return Answer(status, (NO_STORE, _PRAGMA, header))
+    body = {"error": error.error, "error_description": error.description}
+    return _oauth_answer(status, body, (header,))
 
 
 def oauth_unavailable_answer(error: UnavailableError) -> Answer:
