@@ -26,6 +26,16 @@ class InvalidRequestError(OAuthError):
     default_description = "The request is malformed."
 
 
+class ProxyConfigurationError(InvalidRequestError):
+    """What a proxy asks about a request cannot be understood or may not be answered: its operator
+    has to mend it, so it must not look like a refusal of whoever sent the request."""
+
+    default_description = "The proxy asks wrongly: its operator finds why in the server's log."
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+
 class MethodNotAllowedError(InvalidRequestError):
     status = 405
     default_description = "This method is not allowed here."
@@ -156,6 +166,26 @@ class TokenRefusedError(ProblemError):
     )
 
 
+class ApiKeyRefusedError(ProblemError):
+    """Unknown, wrong, expired or revoked, or of a disabled owner: one answer for all."""
+
+    code = "api_key_refused"
+    status = 401
+
+
+class ApiKeyNotAllowedError(ProblemError):
+    """An API key reads its owner's account and changes nothing there."""
+
+    code = "api_key_not_allowed"
+    status = 403
+
+
+class CredentialsAmbiguousError(ProblemError):
+    """More than one credential: no guess at which one is meant."""
+
+    code = "credentials_ambiguous"
+
+
 class ReauthenticationRequiredError(ProblemError):
     """The session is good, but its login is too long ago for this (RFC 9470 §3)."""
 
@@ -184,6 +214,18 @@ class SessionNotFoundError(ProblemError):
 
     code = "session_not_found"
     status = 404
+
+
+class ApiKeyNotFoundError(ProblemError):
+    """No such API key, one that has ended, or somebody else's: one answer for all."""
+
+    code = "api_key_not_found"
+    status = 404
+
+
+class TooManyApiKeysError(ProblemError):
+    code = "too_many_api_keys"
+    status = 409
 
 
 class EmailTakenError(ProblemError):

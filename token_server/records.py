@@ -96,6 +96,21 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A credential that its owner's programs present; the secret itself is stored nowhere."""
+
+    key_id: str  # "key_" + 16 base64url characters; the key's text names it
+    user_id: str
+    name: str
+    secret_digest: bytes = field(repr=False)  # SHA-256 of the key's whole text
+    scope: tuple[str, ...]  # as asked for at its creation; what counts is decided at each use
+    created_at: int
+    expires_at: int | None
+    last_used_at: int | None
+    revoked_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """All refresh tokens of one login, as one row (docs/design of refresh: one row per family)."""
 
@@ -186,6 +201,7 @@ class AuditEventType(enum.StrEnum):
     REFRESH_TOKEN_FROM_FUTURE = "refresh_token.from_future"
     SESSION_REVOKED = "session.revoked"
     TOKEN_REVOKED = "token.revoked"
+    TOKEN_EXCHANGE_REFUSED = "token_exchange.refused"
     USER_CREATED = "user.created"
     USER_CHANGED = "user.changed"
     USER_ROLES_CHANGED = "user.roles_changed"
@@ -193,8 +209,13 @@ class AuditEventType(enum.StrEnum):
     USER_PASSWORD_CHANGED = "user.password_changed"
     USER_DISABLED = "user.disabled"
     USER_ENABLED = "user.enabled"
+    API_KEY_CREATED = "api_key.created"
+    API_KEY_REVOKED = "api_key.revoked"
+    API_KEY_REFUSED = "api_key.refused"
+    API_KEY_THROTTLED = "api_key.throttled"
     PASSWORD_HASH_UNUSABLE = "user.password_hash_unusable"
     CLIENT_CREATED = "client.created"
+    CLIENT_CHANGED = "client.changed"
     CLIENT_SECRET_CREATED = "client.secret_created"
     CLIENT_SECRET_REVOKED = "client.secret_revoked"
     CLIENT_DISABLED = "client.disabled"

@@ -55,7 +55,7 @@ async def test_last_use_of_a_secret_is_stamped(store: Store) -> None:
         await clients.insert_client(connection, client)
     writer = BackgroundWriter(store, lambda: 0.0, lambda: None)
     writer.note_secret_use(secret.secret_id, TEST_EPOCH + 100)
-    await until(lambda: secret.secret_id in writer._written_uses)
+    await until(lambda: secret.secret_id in writer._secret_uses._written)
     writer.note_secret_use(secret.secret_id, TEST_EPOCH + 120)
     assert not writer._secret_uses
     await writer.close()

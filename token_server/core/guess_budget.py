@@ -1,4 +1,4 @@
-"""How many guesses at passwords and client secrets are let through, and whom they are counted to.
+"""How many guesses at passwords, client secrets and API keys are let through, counted to whom.
 
 Pure: names the networks of an address and the budgets; who counts is services/guessing.py.
 docs/guessing.md does the arithmetic for operators: change both together.
@@ -16,6 +16,7 @@ PASSWORD_BUDGETS = (Budget(5, 10), Budget(20, 120), Budget(60, 900))
 # One client from one network. Its secrets have 256 random bits, so there is no need for a delay
 # that grows: what matters is that a flood of wrong ones costs little.
 CLIENT_SECRET_BUDGETS = (Budget(20, 10),)
+API_KEY_BUDGETS = CLIENT_SECRET_BUDGETS  # as many random bits, for each key
 # One network over all accounts and clients. Successes are given back, so an office behind one
 # address spends only its mistakes: 300 in a bad morning, then one in ten seconds (8,640 a day).
 NETWORK_BUDGETS = (Budget(30, 1), Budget(300, 10))

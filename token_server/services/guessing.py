@@ -1,4 +1,4 @@
-"""The guessing budget: every check of a password or client secret is counted before it is made.
+"""The guessing budget: every check of a password, client secret or API key is counted first.
 
 Counted per (account, network) and per network, in SQL, so that all processes share the count and
 restarts keep it. A refused guess costs nothing and locks nobody out; a success gives back what it
@@ -36,11 +36,20 @@ class Door(enum.StrEnum):
     CHANGE_PASSWORD = "change_password"
     REGISTRATION = "registration"
     CLIENT_SECRET = "client_secret"
+    API_KEY = "api_key"
+
+
+# Nobody types these and nothing forgives their guesses, and a right one is let through whatever
+# was guessed before: what is refused stays so until there is a use again.
+_MACHINE_DOORS = {
+    Door.CLIENT_SECRET: AuditEventType.CLIENT_AUTHENTICATION_THROTTLED,
+    Door.API_KEY: AuditEventType.API_KEY_THROTTLED,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """`account` is the e-mail or client id as it was typed: anything at all."""
+    """`account` is the e-mail, client id or id of an API key as it was sent: anything at all."""
 
     door: Door
     account: str = field(repr=False)  # may be a password in the wrong field
@@ -66,8 +75,7 @@ async def admit_guess(runtime: Runtime, guess: Guess, context: RequestContext) -
         case Done():
             runtime.metrics.guess(guess.door, "admitted")
         case Refused(bucket, retry_after_s):
-            if guess.door is Door.CLIENT_SECRET:
-                # Nothing forgives a client's guesses, so what is refused stays so until then.
+            if guess.door in _MACHINE_DOORS:
                 until = runtime.clock.monotonic() + retry_after_s
                 runtime.refused_guesses.remember(buckets.account[0].name, until)
             is_account = bucket in buckets.account
@@ -110,7 +118,8 @@ def is_known_refused(runtime: Runtime, guess: Guess, context: RequestContext) ->
 def refuse_known(runtime: Runtime, guess: Guess, context: RequestContext) -> None:
     """Raise like `admit_guess`, without a write, while this process knows that it would refuse.
 
-    Only for client secrets, whose guesses nothing forgives: a flood costs no transaction each.
+    Only for client secrets and API keys, whose guesses nothing forgives: a flood costs no
+    transaction each.
     """
     wait_s = _known_wait_s(runtime, guess, context)
     if wait_s is not None:
@@ -131,11 +140,7 @@ def _refuse(
     runtime.metrics.guess(guess.door, "throttled")
     runtime.audit.record(
         AuditEvent(
-            event=(
-                AuditEventType.CLIENT_AUTHENTICATION_THROTTLED
-                if guess.door is Door.CLIENT_SECRET
-                else AuditEventType.LOGIN_THROTTLED
-            ),
+            event=_MACHINE_DOORS.get(guess.door, AuditEventType.LOGIN_THROTTLED),
             at=context.now,
             actor="anonymous",
             # Neither account nor client: what was typed may be a secret, and is not looked up.
@@ -151,9 +156,13 @@ def _refuse(
 def _buckets_of(runtime: Runtime, guess: Guess, context: RequestContext) -> _Buckets:
     key = runtime.master_keys.guess_bucket_key()
     networks = guess_budget.networks_of(context.ip_address)
-    if guess.door is Door.CLIENT_SECRET:
-        digest = _digest(key, "client", networks.narrow, guess.account)
-        account = _buckets(digest, guess_budget.CLIENT_SECRET_BUDGETS)
+    if guess.door in _MACHINE_DOORS:
+        is_client = guess.door is Door.CLIENT_SECRET
+        digest = _digest(key, "client" if is_client else "key", networks.narrow, guess.account)
+        account = _buckets(
+            digest,
+            guess_budget.CLIENT_SECRET_BUDGETS if is_client else guess_budget.API_KEY_BUDGETS,
+        )
     else:
         digest = _digest(key, "user", networks.narrow, _canonical(guess.account))
         account = _buckets(digest, guess_budget.PASSWORD_BUDGETS)

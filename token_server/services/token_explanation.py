@@ -8,8 +8,9 @@ became of it, never any part of the token. Decides nothing: services/token_state
 import enum
 from dataclasses import dataclass, replace
 
+from token_server.core.api_key import read_key_id
 from token_server.core.key_lifecycle import key_state
-from token_server.core.opaque import API_KEY_PREFIX, CLIENT_SECRET_PREFIX, is_well_formed
+from token_server.core.opaque import CLIENT_SECRET_PREFIX, is_well_formed
 from token_server.core.refresh import (
     Expired,
     RefreshPolicy,
@@ -86,7 +87,7 @@ async def explain_token(runtime: Runtime, text: str) -> Explanation:
     now = runtime.clock.now()
     if is_well_formed(CLIENT_SECRET_PREFIX, text):
         return Explanation(Kind.CLIENT_SECRET, "not_a_token", now)
-    if is_well_formed(API_KEY_PREFIX, text):
+    if read_key_id(text) is not None:
         return Explanation(Kind.API_KEY, "not_a_token", now)
     if text.startswith("rt_"):
         return await _explain_refresh_token(runtime, text, now)

@@ -1,4 +1,4 @@
-"""Writes that may follow the answer: audit rows of refusals, and when a secret was last used.
+"""Writes that may follow the answer: audit rows of refusals, and when something was last used.
 
 Rows collect in memory and go out in one transaction a moment later, so that a flood of wrong
 passwords costs no transaction each. What must not be lost with the process (a revocation and
@@ -8,13 +8,15 @@ its audit row) is written in the transaction of the change itself, never here.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_server.core.throttle import Allowed, Budget, decide_use
 from token_server.errors import UnavailableError
 from token_server.logs import get_logger
 from token_server.records import AuditEvent
-from token_server.storage import audit, clients
+from token_server.storage import api_keys, audit, clients
 from token_server.storage.engine import Store
 from token_server.storage.errors import StorageFailedError
 
@@ -29,6 +31,39 @@ _EVENT_BUDGET = Budget(burst=2_000, interval_s=0.05)
 _MIN_STAMP_STEP_S = 60  # finer than any operator looks at
 
 
+class _Uses:
+    """When the secrets of one table were last used, as far as that is not written yet."""
+
+    def __init__(
+        self, write: Callable[[AsyncConnection, Mapping[str, int]], Awaitable[None]]
+    ) -> None:
+        self.write = write
+        self._pending: dict[str, int] = {}
+        self._written: dict[str, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._pending)
+
+    def note(self, name: str, at: int) -> bool:
+        """False: what is stored is near enough."""
+        if at - self._written.get(name, 0) < _MIN_STAMP_STEP_S:
+            return False
+        self._pending[name] = at
+        return True
+
+    def take(self) -> dict[str, int]:
+        taken, self._pending = self._pending, {}
+        return taken
+
+    def give_back(self, taken: dict[str, int]) -> None:
+        self._pending = taken | self._pending
+
+    def remember(self, written: dict[str, int]) -> None:
+        if len(self._written) > _MAX_PENDING_EVENTS:
+            self._written.clear()
+        self._written.update(written)
+
+
 class BackgroundWriter:
     """One task per process; `close()` writes what is left."""
 
@@ -40,8 +75,8 @@ class BackgroundWriter:
         self._on_dropped = on_dropped
         self._budget_full_at: float | None = None
         self._events: deque[AuditEvent] = deque()
-        self._secret_uses: dict[str, int] = {}
-        self._written_uses: dict[str, int] = {}
+        self._secret_uses = _Uses(clients.stamp_secret_use)
+        self._key_uses = _Uses(api_keys.stamp_key_use)
         self._wake = asyncio.Event()
         self._is_closing = False
         self._task = asyncio.create_task(self._run(), name="background-writer")
@@ -58,8 +93,11 @@ class BackgroundWriter:
         self._wake.set()
 
     def note_secret_use(self, secret_id: str, at: int) -> None:
-        if at - self._written_uses.get(secret_id, 0) >= _MIN_STAMP_STEP_S:
-            self._secret_uses[secret_id] = at
+        if self._secret_uses.note(secret_id, at):
+            self._wake.set()
+
+    def note_key_use(self, key_id: str, at: int) -> None:
+        if self._key_uses.note(key_id, at):
             self._wake.set()
 
     async def close(self) -> None:
@@ -80,18 +118,16 @@ class BackgroundWriter:
         await self._flush()  # what came before the first turn, or during the last
 
     async def _flush(self) -> None:
-        while self._events or self._secret_uses:
+        stamps = (self._secret_uses, self._key_uses)
+        while self._events or any(stamps):
             events = [self._events[i] for i in range(min(len(self._events), _MAX_EVENTS_PER_WRITE))]
-            uses, self._secret_uses = self._secret_uses, {}
+            taken = [(uses, uses.take()) for uses in stamps]
             try:
-                async with self._store.write() as connection:
-                    if events:
-                        await audit.insert_events(connection, events)
-                    if uses:
-                        await clients.stamp_secret_use(connection, uses)
+                await self._write(events, taken)
             except UnavailableError as error:
                 # Kept for the next turn; the wait is what the wake-up below and the bound allow.
-                self._secret_uses = uses | self._secret_uses
+                for uses, used_at in taken:
+                    uses.give_back(used_at)
                 _log.warning("background_write_failed", reason=error.reason)
                 if not self._is_closing:
                     await asyncio.sleep(error.retry_after_s)
@@ -105,9 +141,17 @@ class BackgroundWriter:
                 self._on_dropped()
             for _ in events:
                 self._events.popleft()
-            if len(self._written_uses) > _MAX_PENDING_EVENTS:
-                self._written_uses.clear()
-            self._written_uses.update(uses)
+            for uses, used_at in taken:
+                uses.remember(used_at)
+
+    async def _write(
+        self, events: list[AuditEvent], taken: list[tuple[_Uses, dict[str, int]]]
+    ) -> None:
+        async with self._store.write() as connection:
+            if events:
+                await audit.insert_events(connection, events)
+            for uses, used_at in taken:
+                await uses.write(connection, used_at)
 
 
 class AuditTrail:

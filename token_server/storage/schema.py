@@ -249,8 +249,14 @@ api_keys = Table(
     Column("expires_at", BigInteger),
     Column("last_used_at", BigInteger),
     Column("revoked_at", BigInteger),
+    # Which number of a machine token all access tokens from this key carry today, and carried.
+    Column("status_number", BigInteger),
+    Column("status_taken_at", BigInteger),
+    Column("previous_status_number", BigInteger),
     CheckConstraint("length(secret_digest) = 32", name="secret_digest"),
-    Index("ix_api_keys_user_id", "user_id"),
+    Index("ix_api_keys_user_id", "user_id"),  # list_keys, insert_key, revoke_keys_of_user
+    Index("ix_api_keys_expires_at", "expires_at"),  # prune_keys
+    Index("ix_api_keys_revoked_at", "revoked_at"),
 )
 
 

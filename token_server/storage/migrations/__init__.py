@@ -16,7 +16,8 @@ from token_server.errors import OperatorError
 from token_server.storage import meta
 from token_server.storage.engine import Store
 
-REVISIONS = ("0001", "0002", "0003", "0004")  # oldest first; a test compares them with versions/
+# Oldest first; a test compares them with versions/.
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 HEAD = REVISIONS[-1]
 
 UPGRADED_AT = "schema_upgraded_at"
