@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 
-from token_server.logs import configure_logging, get_logger
+from token_server.logs import _output, configure_logging, get_logger
 from token_server.records import Secret
 
 
@@ -17,11 +16,12 @@ def _restored() -> Iterator[None]:
     """Logging is the process's: other tests get it back as it was."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    output = _output.level, _output.render
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
+    _output.level, _output.render = output
 
 
 def records(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:

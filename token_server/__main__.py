@@ -10,7 +10,6 @@ from importlib.util import find_spec
 SERVER_MODULES = (
     "click",
     "msgspec",
-    "structlog",
     "litestar",
     "uvicorn",
     "sqlalchemy",

@@ -13,11 +13,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, MutableMapping
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
-import structlog
-from structlog.typing import FilteringBoundLogger
 
 Format = Literal["console", "json"]
 Event = MutableMapping[str, Any]
@@ -60,22 +59,55 @@ LEVEL_NUMBERS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 QUIET_LOGGERS = ("aiosqlite", "alembic", "asyncio", "sqlalchemy", "uvicorn")  # below warning
 
 
-def get_logger(name: str) -> FilteringBoundLogger:
-    """A logger for one module; usable at import time, configured when first used."""
-    logger: FilteringBoundLogger = structlog.get_logger(module=name)
-    return logger
+class Logger:
+    """One module's events: a name in the past tense, and what belongs to it by keyword.
+
+    A level that is not written costs a comparison.
+    """
+
+    __slots__ = ("_module",)
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def debug(self, event: str, **values: Any) -> None:
+        if _output.level <= logging.DEBUG:
+            self._emit("debug", event, values)
+
+    def info(self, event: str, **values: Any) -> None:
+        if _output.level <= logging.INFO:
+            self._emit("info", event, values)
+
+    def warning(self, event: str, **values: Any) -> None:
+        if _output.level <= logging.WARNING:
+            self._emit("warning", event, values)
+
+    def error(self, event: str, **values: Any) -> None:
+        if _output.level <= logging.ERROR:
+            self._emit("error", event, values)
+
+    def exception(self, event: str, **values: Any) -> None:
+        """An error, with the exception that is being handled."""
+        self.error(event, exc_info=True, **values)
+
+    def _emit(self, level: str, event: str, values: Event) -> None:
+        exc_info = values.pop("exc_info", None)
+        if exc_info:
+            values["exception"] = _format_exception(exc_info)
+        head = {"at": _timestamp(), "level": level, "event": event, "module": self._module}
+        _write(_output.render({**head, **values}))
+
+
+def get_logger(name: str) -> Logger:
+    """A logger for one module; usable at import time, and follows every later configuration."""
+    return Logger(name)
 
 
 def configure_logging(log_format: Format, level: str) -> None:
     """Send our events and the standard library's to stderr in one format, from `level` up."""
     render = _render_json if log_format == "json" else _render_console
     number = LEVEL_NUMBERS[level]
-    structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, _Renderer(render)],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=_StderrLogger,
-        cache_logger_on_first_use=False,  # a module's logger must follow a later configuration
-    )
+    _output.level, _output.render = number, render
     root = logging.getLogger()
     for handler in [h for h in root.handlers if isinstance(h, _StandardHandler)]:
         root.removeHandler(handler)
@@ -86,32 +118,6 @@ def configure_logging(log_format: Format, level: str) -> None:
     # One structured line per request is ours; uvicorn's would hold the query string.
     logging.getLogger("uvicorn.access").disabled = True
     logging.captureWarnings(True)
-
-
-class _StderrLogger:
-    """Writes finished lines; looks stderr up each time, since tests and daemons exchange it."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def msg(self, line: bytes) -> None:
-        _write(line)
-
-    debug = info = warning = error = critical = msg
-
-
-class _Renderer:
-    """The last structlog processor: completes the event and renders it."""
-
-    def __init__(self, render: Render) -> None:
-        self._render = render
-
-    def __call__(self, _logger: object, method: str, event: Event) -> bytes:
-        exc_info = event.pop("exc_info", None)
-        if exc_info:
-            event["exception"] = _format_exception(exc_info)
-        name = event.pop("event", "")
-        return self._render({"at": _timestamp(), "level": method, "event": name, **event})
 
 
 class _StandardHandler(logging.Handler):
@@ -150,8 +156,12 @@ def _timestamp(at: float | None = None) -> str:
     # The instant of a log line decides nothing, so it may come from the machine.
     seconds = time.time() if at is None else at  # noqa: TID251
     whole = int(seconds)
-    date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-    return f"{date}.{int((seconds - whole) * 1000):03d}Z"
+    return f"{_date(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=4)  # a second has many lines
+def _date(whole: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
 
 
 def _format_exception(exc_info: Any) -> str:
@@ -205,3 +215,16 @@ def _console_value(value: object) -> str:
 
 def _escape(text: str) -> str:
     return UNPRINTABLE.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
+
+
+class _Output:
+    """What `configure_logging` said last; before that, lines for a person to read."""
+
+    __slots__ = ("level", "render")
+
+    def __init__(self) -> None:
+        self.level: int = logging.INFO
+        self.render: Render = _render_console
+
+
+_output = _Output()

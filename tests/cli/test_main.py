@@ -16,7 +16,7 @@ from token_server.errors import OperatorError, UnavailableError
 
 ROOT = Path(__file__).resolve().parents[2]
 BUSY = "The database is busy: another process holds its lock. Try again."
-HEAVY = ("sqlalchemy", "litestar", "uvicorn", "cryptography", "argon2", "alembic", "structlog")
+HEAVY = ("sqlalchemy", "litestar", "uvicorn", "cryptography", "argon2", "alembic")
 
 
 def run_python(code: str) -> str:

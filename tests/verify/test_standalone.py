@@ -18,7 +18,6 @@ FOREIGN_MODULES = {
     "msgspec",
     "prometheus_client",
     "sqlalchemy",
-    "structlog",
     "uvicorn",
 }
 # What only a fetch needs, and what would change an application that merely imports us.

@@ -18,6 +18,7 @@ from token_server.grants.registry import GRANTS
 from token_server.services.health import Readiness
 from token_server.web.account import PREFIX, ROUTES
 from token_server.web.edge import Edge
+from token_server.web.exact_paths import ExactPaths
 from token_server.web.health import health_handlers
 from token_server.web.openapi import openapi_document
 from token_server.web.status_lists import ONE_LIST
@@ -48,10 +49,12 @@ def routes(server: RunningServer) -> set[str]:
     """The paths of the application as it is served."""
     app = create_app(server.runtime, health_handlers(Readiness(server.runtime)))
     assert isinstance(app, Edge)
-    litestar = app._app
+    exact = app._app
+    assert isinstance(exact, ExactPaths)
+    litestar = exact.rest
     assert isinstance(litestar, Litestar)
     account = {PREFIX + path for path in ROUTES}  # one session is below the list's mount
-    return {route.path_format for route in litestar.routes} | account | {ONE_LIST}
+    return {route.path_format for route in litestar.routes} | exact.paths | account | {ONE_LIST}
 
 
 def test_document_has_the_form_of_openapi_3_1(contract: Contract) -> None:
