@@ -262,7 +262,7 @@ def _fill_defaults(
     if mode == "tool":
         default("log_level", "warning", " of commands")
     default("log_format", "console" if terminal else "json")
-    slots = max(1, _cores() // values.get("workers", 1))
+    slots = max(1, usable_cores() // values.get("workers", 1))
     default("password_hash_slots", slots, ": cores / WORKERS")
     fields = {info.name: info.default for info in msgspec.structs.fields(Settings)}
     for name, setting in SETTINGS.items():
@@ -276,7 +276,7 @@ def _fill_defaults(
     default("key_lead", fields["key_lead_s"])
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """The cores this process may use; macOS knows only those of the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

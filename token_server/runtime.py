@@ -20,6 +20,7 @@ from token_server.crypto.live_keys import LiveKeys, Surroundings
 from token_server.crypto.opening import DatabaseKeys, OpenedKeys, open_keyring
 from token_server.crypto.passwords import Argon2Cost, HashCapacity, PasswordHasher
 from token_server.crypto.secrets import KEY_BYTES, MasterKeys
+from token_server.crypto.signing_pool import SigningPool, helpers_for
 from token_server.errors import OperatorError
 from token_server.logs import get_logger
 from token_server.metrics import Metrics
@@ -188,6 +189,8 @@ async def open_runtime(
                 throw_away, Keyring.empty(), _no_key_store, is_new=False, warnings=()
             )
         metrics = Metrics()
+        signing = SigningPool(helpers_for(settings.workers))
+        stack.callback(signing.close)
         surroundings = Surroundings(
             settings,
             clock.now,
@@ -195,6 +198,7 @@ async def open_runtime(
             entropy.token_bytes,
             stated,
             metrics.key_store_problem,
+            signing,
         )
         status_key = await ensure_status_key(store, entropy.token_bytes)
         hasher = PasswordHasher(

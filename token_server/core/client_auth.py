@@ -93,6 +93,9 @@ def _read_basic(value: str) -> PresentedClient:
 
 
 def _form_decode(text: str) -> str:
+    """`text` is ASCII; what holds neither sign encodes itself."""
+    if "%" not in text and "+" not in text:
+        return text
     if _PERCENT_ENCODED.fullmatch(text) is None:
         raise InvalidClientError("basic_credentials_malformed")
     try:

@@ -9,7 +9,8 @@ signing stops (I3). Before a token lives beyond what the store knows of its key,
 import asyncio
 import contextlib
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from token_server.config import Settings
 from token_server.core.key_changes import (
@@ -46,6 +47,7 @@ from token_server.crypto.opening import (
 )
 from token_server.crypto.private_files import EntropySource
 from token_server.crypto.secrets import MasterKeys, version_of
+from token_server.crypto.signing_pool import SigningPool
 from token_server.crypto.store_problems import StoreOperation, StoreProblems
 from token_server.crypto.whole import whole
 from token_server.errors import OperatorError, UnavailableError
@@ -68,6 +70,7 @@ class Surroundings:
     entropy: EntropySource
     stated: frozenset[str] = frozenset()  # what a command was told: KeyPolicy fields, key_bits
     count_problem: Callable[[StoreOperation], None] = lambda _operation: None
+    signing: SigningPool = field(default_factory=SigningPool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +187,9 @@ class LiveKeys:
                 furthest = self._furthest_exp
                 if kid != furthest[0] or expires_at > furthest[1]:
                     self._furthest_exp = (kid, expires_at)
-                return keyring.sign_compact(typ, payload, instant)
+                return await self._around.signing.run(
+                    partial(keyring.sign_compact, typ, payload, instant)
+                )
             async with self._covering:  # who waits here together shares one write, or its failure
                 if self._keyring is keyring:
                     await self._cover(kid, expires_at)

@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 
 from litestar.types import HTTPScope, Scope
 
@@ -43,10 +44,12 @@ def client_address(scope: HTTPScope, trusted: Sequence[IPNetwork]) -> str | None
     peer = scope.get("client")
     if peer is None:
         return None
+    if not trusted:
+        return _peer_address(peer[0])
     address = _parse_address(peer[0])
     if address is None:
         return None  # a socket without addresses
-    if not trusted or not _is_trusted(address, trusted):
+    if not _is_trusted(address, trusted):
         return str(address)
     hops = ",".join(header_values(scope, b"x-forwarded-for")).split(",")
     for hop in reversed(hops[-_MAX_HOPS:]):
@@ -57,6 +60,12 @@ def client_address(scope: HTTPScope, trusted: Sequence[IPNetwork]) -> str | None
         if not _is_trusted(address, trusted):
             break
     return str(address)
+
+
+@lru_cache(maxsize=1024)  # connections are kept alive, and most come from the same few machines
+def _peer_address(text: str) -> str | None:
+    address = _parse_address(text)
+    return None if address is None else str(address)
 
 
 def untrusted_proxy(scope: HTTPScope, trusted: Sequence[IPNetwork]) -> str | None:
