@@ -15,6 +15,7 @@ POLICY = [
     "client_id",
     "created_at",
     "default_audience",
+    "exchange_audiences",
     "grant_types",
     "is_enabled",
     "is_public",
@@ -101,6 +102,80 @@ def test_policy_options_take_durations(command: Command) -> None:
     assert added["refresh_replay_window_s"] == 0
     assert (added["access_token_typ"], added["shadow_limit"]) == ("JWT", 3)
     assert (added["default_audience"], added["name"]) == (["urn:example:all"], "The app")
+
+
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+GATEWAY = (
+    *("client", "add", "gateway", "--scope", "orders:read", "--serves", "https://gateway.example"),
+    *("--exchange-audience", "https://orders.example"),
+)
+
+
+@pytest.mark.parametrize("name", ["token-exchange", EXCHANGE])
+def test_exchange_policy_is_registered_by_its_short_name_or_its_own(
+    command: Command, name: str
+) -> None:
+    """Stored and shown is always the name of RFC 8693 §2.1."""
+    added = command.json(*GATEWAY, "--grant", name)
+
+    assert added["grant_types"] == [EXCHANGE]
+    assert added["exchange_audiences"] == ["https://orders.example"]
+    assert "exchanges for     https://orders.example" in command("client", "show", "gateway").stdout
+
+
+def test_change_replaces_what_is_named_and_keeps_the_rest(command: Command) -> None:
+    """An option stands for the whole of its list, an empty text for nothing."""
+    before = add_billing(command)
+    del before["client_secret"]
+    changed = command.json(
+        *("client", "change", "billing", "--grant", "client_credentials"),
+        *("--grant", "token-exchange", "--serves", "urn:a", "--serves", "urn:b", "--revocable"),
+        *("--exchange-audience", "urn:c", "--name", "Bills"),
+    )
+    expected = {
+        "grant_types": ["client_credentials", EXCHANGE],
+        "serves_audiences": ["urn:a", "urn:b"],
+        "exchange_audiences": ["urn:c"],
+        "is_revocable": True,
+        "name": "Bills",
+    }
+
+    assert changed == {**before, **expected, "updated_at": changed["updated_at"]}
+    cleared = command.json(
+        *("client", "change", "billing", "--serves", "", "--not-revocable"),
+        *("--grant", "client_credentials", "--exchange-audience", ""),
+    )
+    assert cleared == {**before, "name": "Bills", "updated_at": cleared["updated_at"]}
+    assert command.json("client", "show", "billing") == cleared
+    newest, older = command("audit", "tail", "--json").stdout.splitlines()[::-1][:2]
+    assert json.loads(newest)["event"] == json.loads(older)["event"] == "client.changed"
+    assert json.loads(newest)["details"] == {
+        "changed": "grant_types serves_audiences exchange_audiences is_revocable"
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "told"),
+    [
+        (("billing",), 2, "Say what is to change"),
+        (("billing", "--grant", ""), 2, "at least one --grant"),
+        (("billing", "--grant", "token-exchange"), 2, "--exchange-audience"),
+        (("billing", "--audience", "orders"), 2, "absolute URI"),
+        (("nobody", "--scope", "a"), 3, "no such client"),
+        (("account", "--scope", "a"), 2, "reserved"),
+    ],
+)
+def test_change_that_cannot_be_changes_nothing(
+    command: Command, arguments: tuple[str, ...], exit_code: int, told: str
+) -> None:
+    """The registration is judged as a whole, and the built-in client is not an operator's."""
+    before = add_billing(command)
+    result = command("client", "change", *arguments)
+
+    assert (result.exit_code, result.stdout) == (exit_code, ""), result.output
+    assert told in result.stderr
+    del before["client_secret"]
+    assert command.json("client", "show", "billing") == before
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,13 @@ CLIENT = Client(
     updated_at=1_800_000_000,
 )
 SERVICE = replace(CLIENT, is_public=False, grant_types=frozenset({"client_credentials"}))
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+GATEWAY = replace(
+    SERVICE,
+    grant_types=frozenset({EXCHANGE}),
+    serves_audiences=("https://gateway.example",),
+    exchange_audiences=("https://orders.example",),
+)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +79,9 @@ def test_sensible_registrations_have_no_problem(changes: dict[str, Any]) -> None
         ({"refresh_replay_window_s": 301}, "replay window"),
         ({"shadow_limit": 0}, "shadow limit"),
         ({"access_token_typ": "jwt"}, "typ"),
+        ({"grant_types": frozenset({EXCHANGE})}, "--exchange-audience"),
+        ({"grant_types": frozenset({"token-exchange"})}, "unknown"),
+        ({"exchange_audiences": ("orders",)}, "absolute URI"),
     ],
 )
 def test_each_impossible_registration_is_refused(changes: dict[str, Any], told: str) -> None:
@@ -112,3 +122,23 @@ def test_allowed_but_doubtful_registrations_are_warned_of(grants: set[str], told
 
     assert any(told in warning for warning in warnings)
     assert client_warnings(SERVICE) == []
+
+
+def test_only_confidential_clients_exchange_tokens() -> None:
+    """RFC 8693 §2.1: `act` names who acts, so the actor has to prove who it is."""
+    assert client_problems(GATEWAY) == []
+    public = replace(GATEWAY, is_public=True, serves_audiences=())
+    assert [problem for problem in client_problems(public) if "token-exchange" in problem]
+
+
+@pytest.mark.parametrize(
+    ("client", "told"),
+    [
+        (replace(GATEWAY, serves_audiences=()), "serves no audience"),
+        (replace(SERVICE, exchange_audiences=("urn:a",)), "without the grant token-exchange"),
+    ],
+)
+def test_exchange_that_reaches_nothing_is_warned_of(client: Client, told: str) -> None:
+    """Half of a policy is allowed and likely a mistake."""
+    assert any(told in warning for warning in client_warnings(client))
+    assert client_warnings(GATEWAY) == []

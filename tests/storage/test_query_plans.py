@@ -28,7 +28,7 @@ from token_server.storage import (
 from token_server.storage.engine import Store
 from token_server.storage.family_sweeps import Sweep, begin_sweep
 from token_server.storage.status import Revoked
-from token_server.storage.token_facts import TokenKey, read_token_facts
+from token_server.storage.token_facts import TokenKey, are_clients_enabled, read_token_facts
 
 TAKE = Take("group", (Bucket("account", Budget(5, 10)),), NOW)
 Call = Callable[[AsyncConnection, Login], Awaitable[object]]
@@ -45,6 +45,9 @@ CALLS: dict[str, Call] = {
     "find_client": lambda c, x: clients.find_client(c, x.client.client_id),
     "list_clients": lambda c, _: clients.list_clients(c, "", 10),
     "set_client_enabled": lambda c, x: clients.set_client_enabled(c, x.client.client_id, True, NOW),
+    "lock_client": lambda c, x: clients.lock_client(c, x.client.client_id),
+    "change_client": lambda c, x: clients.change_client(c, x.client),
+    "are_clients_enabled": lambda c, x: are_clients_enabled(c, [x.client.client_id, "nobody"]),
     "delete_client": lambda c, x: clients.delete_client(c, x.client.client_id),
     "insert_secret": lambda c, x: clients.insert_secret(c, x.client.client_id, new_secret()),
     "delete_secret": lambda c, x: clients.delete_secret(c, x.client.client_id, "cs_1"),

@@ -117,9 +117,15 @@ def test_machine_token_answer_is_exact(edge: EdgeServer) -> None:
         pytest.param("CLIENT_CREDENTIALS", "unsupported_grant_type", id="D79_case"),
         pytest.param("authorization_code", "unsupported_grant_type", id="D79_not_served"),
         pytest.param(
-            "urn:ietf:params:oauth:grant-type:token-exchange",
+            "urn:ietf:params:oauth:grant-type:saml2-bearer",
             "unsupported_grant_type",
             id="D79_extension",
+        ),
+        pytest.param("token-exchange", "unsupported_grant_type", id="D79_short_name"),
+        pytest.param(
+            "urn:ietf:params:oauth:grant-type:token-exchange",
+            "unauthorized_client",
+            id="D79_off_token_exchange",
         ),
         pytest.param("password", "unauthorized_client", id="D79_off_password"),
         pytest.param("refresh_token", "unauthorized_client", id="D79_off_refresh_token"),

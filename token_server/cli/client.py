@@ -4,14 +4,21 @@ from typing import Any
 
 import click
 
+from token_server.cli.client_options import policy_options
+from token_server.cli.client_text import (
+    added_text,
+    client_json,
+    client_text,
+    clients_table,
+    secret_json,
+    secret_text,
+)
 from token_server.cli.context import CliContext, emit, json_option, run
-from token_server.cli.formats import DURATION, instant_text
-from token_server.config_values import format_duration
-from token_server.core.client_policy import ACCESS_TOKEN_TYPS, GRANT_TYPES, client_warnings
-from token_server.records import Client, ClientSecret, Secret
+from token_server.cli.formats import DURATION
+from token_server.core.client_policy import ACCESS_TOKEN_TYPS, client_warnings
+from token_server.records import Client
 from token_server.services import clients
-
-_KEEP_IT = "Keep the secret now: it is not stored and cannot be shown again."
+from token_server.services.client_changes import ClientChanges, change_client
 
 
 @click.group()
@@ -26,41 +33,13 @@ def client() -> None:
 
 @client.command()
 @click.argument("client_id", metavar="ID")
-@click.option(
-    "--grant",
-    "grant_types",
-    multiple=True,
-    metavar="|".join(GRANT_TYPES),
-    help="A grant that the client may use; repeat for more. None only with --serves.",
-)
-@click.option("--scope", "scopes", multiple=True, help="A scope it may be given; repeat for more.")
-@click.option(
-    "--audience",
-    "audiences",
-    multiple=True,
-    metavar="URI",
-    help="A service it may ask tokens for (RFC 8707 resource), an absolute URI; repeat for more.",
-)
-@click.option(
-    "--default-audience",
-    multiple=True,
-    metavar="URI",
-    help="`aud` when the client asks for none; the server's DEFAULT_AUDIENCE if not given.",
-)
-@click.option(
-    "--serves",
-    "serves_audiences",
-    multiple=True,
-    metavar="URI",
-    help="An audience that this client is, as a resource server: it may introspect its tokens.",
-)
+@policy_options
 @click.option(
     "--revocable",
     "is_revocable",
     is_flag=True,
     help="Its client_credentials tokens can be revoked one by one (status list).",
 )
-@click.option("--name", default="", help="Display name; the ID if not given.")
 @click.option("--public", "is_public", is_flag=True, help="The client cannot keep a secret.")
 @click.option(
     "--access-token-ttl", "access_token_ttl_s", type=DURATION, help="Life of access tokens."
@@ -105,15 +84,52 @@ def add(cli: CliContext, /, *, as_json: bool, **registration: Any) -> None:
       token-server client add web-app --public --grant password --grant refresh_token \\
           --scope profile
       token-server client add orders --serves https://orders.example
+      token-server client add gateway --grant token-exchange --scope orders:read \\
+          --serves https://gateway.example --exchange-audience https://orders.example
     """
     new = clients.NewClient(client_id=registration.pop("client_id"), **registration)
     made, secret = run(cli, lambda runtime: clients.add_client(runtime, new))
-    for warning in client_warnings(made):
-        click.echo(f"Warning: {warning}.", err=True)
+    _warn(made)
     shown = client_json(made)
     if secret is not None:
         shown = {"client_id": made.client_id, "client_secret": secret.reveal(), **shown}
-    emit(shown, lambda: _added_text(made, secret), as_json=as_json)
+    emit(shown, lambda: added_text(made, secret), as_json=as_json)
+
+
+@client.command()
+@click.argument("client_id", metavar="ID")
+@policy_options
+@click.option(
+    "--revocable/--not-revocable",
+    "is_revocable",
+    default=None,
+    help="Whether its client_credentials tokens can be revoked one by one, from the next one on.",
+)
+@json_option
+@click.pass_obj
+def change(cli: CliContext, /, *, client_id: str, as_json: bool, **asked: Any) -> None:
+    """Change what a client may do.
+
+    An option replaces the whole of what the client had, and an empty text takes all of it away;
+    what is not given stays. A running server follows within 5 seconds; sessions and tokens that
+    exist go on as they are.
+
+    \b
+    Examples:
+      token-server client change orders --serves https://orders.example \\
+          --grant token-exchange --exchange-audience https://billing.example
+      token-server client change orders --exchange-audience ""
+    """
+    given = {name: value for name, value in asked.items() if value not in ((), "", None)}
+    if not given:
+        raise click.UsageError("Say what is to change.")
+    for name, value in given.items():
+        if isinstance(value, tuple):
+            given[name] = tuple(word for word in value if word)
+    changes = ClientChanges(**given)
+    changed = run(cli, lambda runtime: change_client(runtime, client_id, changes))
+    _warn(changed)
+    _print(changed, as_json=as_json)
 
 
 @client.command("list")
@@ -130,7 +146,9 @@ def add(cli: CliContext, /, *, as_json: bool, **registration: Any) -> None:
 def list_(cli: CliContext, *, after: str | None, limit: int, as_json: bool) -> None:
     """List clients by id; never secrets."""
     found = run(cli, lambda runtime: clients.list_clients(runtime, after, limit))
-    emit([client_json(each) for each in found], lambda: _table(found, limit), as_json=as_json)
+    emit(
+        [client_json(each) for each in found], lambda: clients_table(found, limit), as_json=as_json
+    )
 
 
 @client.command()
@@ -197,8 +215,8 @@ def rotate_secret(
         return
     asked = clients.SecretRotation(**rotation)
     record, secret = run(cli, lambda runtime: clients.rotate_secret(runtime, client_id, asked))
-    shown = {"client_id": client_id, "client_secret": secret.reveal(), **_secret_json(record)}
-    emit(shown, lambda: _secret_text(client_id, record, secret), as_json=as_json)
+    shown = {"client_id": client_id, "client_secret": secret.reveal(), **secret_json(record)}
+    emit(shown, lambda: secret_text(client_id, record, secret), as_json=as_json)
 
 
 @client.command()
@@ -246,100 +264,10 @@ def delete(cli: CliContext, *, client_id: str, yes: bool, as_json: bool) -> None
     )
 
 
-def client_json(shown: Client) -> dict[str, object]:
-    """What `--json` prints of a client; null is the server's setting, instants epoch seconds."""
-    return {
-        "client_id": shown.client_id,
-        "name": shown.name,
-        "is_public": shown.is_public,
-        "is_enabled": shown.is_enabled,
-        "grant_types": sorted(shown.grant_types),
-        "scopes": shown.scopes,
-        "audiences": shown.audiences,
-        "default_audience": shown.default_audience,
-        "serves_audiences": shown.serves_audiences,
-        "is_revocable": shown.is_revocable,
-        "access_token_ttl_s": shown.access_token_ttl_s,
-        "access_token_typ": shown.access_token_typ,
-        "refresh_idle_ttl_s": shown.refresh_idle_ttl_s,
-        "refresh_absolute_ttl_s": shown.refresh_absolute_ttl_s,
-        "refresh_replay_window_s": shown.refresh_replay_window_s,
-        "shadow_limit": shown.shadow_limit,
-        "created_at": shown.created_at,
-        "updated_at": shown.updated_at,
-        "secrets": [_secret_json(secret) for secret in shown.secrets],
-    }
-
-
-def _secret_json(secret: ClientSecret) -> dict[str, object]:
-    return {
-        "secret_id": secret.secret_id,
-        "label": secret.label,
-        "created_at": secret.created_at,
-        "expires_at": secret.expires_at,
-        "last_used_at": secret.last_used_at,
-    }
-
-
 def _print(shown: Client, *, as_json: bool) -> None:
-    emit(client_json(shown), lambda: _text(shown), as_json=as_json)
+    emit(client_json(shown), lambda: client_text(shown), as_json=as_json)
 
 
-def _text(shown: Client) -> str:
-    lines = [
-        ("client id", shown.client_id),
-        ("name", shown.name),
-        ("type", "public" if shown.is_public else "confidential"),
-        ("enabled", "yes" if shown.is_enabled else "no (disabled)"),
-        ("grants", " ".join(sorted(shown.grant_types))),
-        ("scopes", " ".join(shown.scopes) or "none"),
-        ("audiences", " ".join(shown.audiences) or "none"),
-        ("default audience", " ".join(shown.default_audience) or "DEFAULT_AUDIENCE"),
-        ("serves", " ".join(shown.serves_audiences) or "none"),
-        ("revocable", "yes" if shown.is_revocable else "no"),
-        ("access tokens", _duration_text(shown.access_token_ttl_s)),
-        ("access token typ", shown.access_token_typ or "as the server"),
-        ("idle lifetime", _duration_text(shown.refresh_idle_ttl_s)),
-        ("absolute lifetime", _duration_text(shown.refresh_absolute_ttl_s)),
-        ("replay window", _duration_text(shown.refresh_replay_window_s)),
-        ("shadow limit", "off" if shown.shadow_limit is None else str(shown.shadow_limit)),
-        ("created", instant_text(shown.created_at)),
-    ]
-    lines += [("secret", _secret_line(secret)) for secret in shown.secrets]
-    return "\n".join(f"{name:<17} {value}" for name, value in lines)
-
-
-def _secret_line(secret: ClientSecret) -> str:
-    end = "" if secret.expires_at is None else f", ends {instant_text(secret.expires_at)}"
-    made, used = instant_text(secret.created_at), instant_text(secret.last_used_at)
-    return f"{secret.secret_id} ({secret.label}), made {made}, last used {used}{end}"
-
-
-def _added_text(made: Client, secret: Secret[str] | None) -> str:
-    if secret is None:
-        return _text(made)
-    return f"{_text(made)}\n\nclient secret     {secret.reveal()}\n{_KEEP_IT}"
-
-
-def _secret_text(client_id: str, record: ClientSecret, secret: Secret[str]) -> str:
-    return (
-        f"client id         {client_id}\nsecret            {_secret_line(record)}\n\n"
-        f"client secret     {secret.reveal()}\n{_KEEP_IT}"
-    )
-
-
-def _duration_text(seconds: int | None) -> str:
-    return "as the server" if seconds is None else format_duration(seconds)
-
-
-def _table(found: list[Client], limit: int) -> str:
-    if not found:
-        return "No clients."
-    lines = [
-        f"{each.client_id}  {'public' if each.is_public else 'confidential'}"
-        f"  {'enabled' if each.is_enabled else 'disabled'}  {' '.join(sorted(each.grant_types))}"
-        for each in found
-    ]
-    if len(found) == limit:
-        lines.append(f"There may be more: --after {found[-1].client_id}")
-    return "\n".join(lines)
+def _warn(shown: Client) -> None:
+    for warning in client_warnings(shown):
+        click.echo(f"Warning: {warning}.", err=True)

@@ -14,6 +14,7 @@ _KINDS: Mapping[Kind, str] = {
 }
 # What a person does not see from the code alone; the codes are those of logs and metrics.
 _REASONS: Mapping[str, str] = {
+    "actor_disabled": "a client that it was passed on by is disabled or gone",
     "aud_refused": "it names no audience",
     "backup_restored": "it is from before `db restored`",
     "client_disabled": "its client is disabled",
@@ -72,6 +73,7 @@ def explanation_json(found: Explanation, server_ahead_s: int | None) -> dict[str
         "key": _key_json(found),
         "client": _client_json(found),
         "subject": found.subject,
+        "actors": list(found.actors),
         "user": user
         and {
             "user_id": user.user_id,
@@ -167,6 +169,8 @@ def _people_lines(found: Explanation) -> list[str]:
         lines.append(f"  user     {found.user.user_id}: {is_active}")
     elif found.subject is not None and found.subject != found.client_id:
         lines.append(f"  subject  {found.subject}: no user of this database")
+    if found.actors:  # in the order of the calls, for whom the first one called
+        lines.append(f"  calls    {' -> '.join(reversed(found.actors))} (exchanged, RFC 8693)")
     session = found.session
     if session is not None and session.revoked_at is not None:
         ended = f"ended {instant_text(session.revoked_at)} ({session.revoked_reason})"

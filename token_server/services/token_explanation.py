@@ -80,6 +80,7 @@ class Explanation:
     user: User | None = None
     session_id: str | None = None
     session: Family | None = None
+    actors: tuple[str, ...] = ()  # of an exchanged token: client ids, the current one first
 
 
 async def explain_token(runtime: Runtime, text: str) -> Explanation:
@@ -189,6 +190,7 @@ async def _explain_claims(
         user=user,
         session_id=claims.session_id,
         session=state.session,
+        actors=claims.actors,
     )
     return _concluded(found, *checks, Check("state", reason))
 

@@ -15,7 +15,12 @@ from token_server.errors import UnavailableError
 from token_server.records import Family
 from token_server.runtime import Runtime
 from token_server.storage import families
-from token_server.storage.token_facts import TokenFacts, TokenKey, read_token_facts
+from token_server.storage.token_facts import (
+    TokenFacts,
+    TokenKey,
+    are_clients_enabled,
+    read_token_facts,
+)
 from token_server.verify import Claims, KeySetError, Policy, StaticKeySet, TokenError
 from token_server.verify.claims import Expectations, read_claims
 from token_server.verify.compact import (
@@ -147,8 +152,14 @@ async def judge_claims(runtime: Runtime, claims: Claims) -> LiveToken | DeadToke
         facts = await read_token_facts(connection, key)
         if claims.session_id is not None:
             session = await families.find_session(connection, claims.session_id)
+        # Whoever acted before (RFC 8693 §4.1): what a client got hold of that was disabled since
+        # is worth nothing further down the chain either. The current actor is the token's client.
+        is_chain_good = len(claims.actors) < 2 or await are_clients_enabled(
+            connection, claims.actors
+        )
     reason = (
         _token_problem(facts, number)
+        or (None if is_chain_good else "actor_disabled")
         or _subject_problem(claims, facts)
         or _session_problem(claims, session, facts, runtime.clock.now())
     )

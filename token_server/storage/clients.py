@@ -76,6 +76,16 @@ _SET_ENABLED = (
     .where(_C.client_id == bindparam("for_client_id"))
     .values(is_enabled=bindparam("enabled"), updated_at=bindparam("now"))
 )
+_CHANGE = text(
+    "UPDATE clients SET name = :name, grant_types = :grant_types, scopes = :scopes,"
+    " audiences = :audiences, default_audience = :default_audience,"
+    " serves_audiences = :serves_audiences, exchange_audiences = :exchange_audiences,"
+    " is_revocable = :is_revocable, updated_at = :updated_at"
+    " WHERE client_id = :client_id"
+)
+_LOCK_TO_CHANGE = (
+    select(_C.client_id).where(_C.client_id == bindparam("client_id")).with_for_update()
+)
 _DELETE = delete(clients).where(_C.client_id == bindparam("client_id"))
 # FOR SHARE on PostgreSQL; on SQLite there is only one writer anyway.
 _LOCK = (
@@ -159,6 +169,32 @@ async def set_client_enabled(
     """False: no such client. Revoke its families after this, in the same block."""
     values = {"for_client_id": client_id, "enabled": enabled, "now": now}
     return (await conn.execute(_SET_ENABLED, values)).rowcount == 1
+
+
+async def lock_client(conn: AsyncConnection, client_id: str) -> Client | None:
+    """The client, which nobody else can change before the end of this write block."""
+    await conn.execute(_LOCK_TO_CHANGE, {"client_id": client_id})
+    return await find_client(conn, client_id)
+
+
+async def change_client(conn: AsyncConnection, client: Client) -> None:
+    """Name, grants, scopes, audiences, `is_revocable` and `updated_at` as they are in `client`;
+    the row was read by `lock_client` in the same block."""
+    await conn.execute(
+        _CHANGE,
+        {
+            "client_id": client.client_id,
+            "name": client.name,
+            "grant_types": join_words(client.grant_types),
+            "scopes": join_words(client.scopes),
+            "audiences": join_words(client.audiences),
+            "default_audience": join_words(client.default_audience),
+            "serves_audiences": join_words(client.serves_audiences),
+            "exchange_audiences": join_words(client.exchange_audiences),
+            "is_revocable": client.is_revocable,
+            "updated_at": client.updated_at,
+        },
+    )
 
 
 async def delete_client(conn: AsyncConnection, client_id: str) -> bool:

@@ -4,6 +4,7 @@ Answers facts; what they mean for the token is services/token_state.py's. Every 
 by primary key, so that a token costs the same whatever is revoked.
 """
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import BigInteger, Text, bindparam, literal, select
@@ -58,6 +59,10 @@ _FACTS = select(
     select(values.c.value).where(values.c.name == meta.MACHINES_FLOOR).label("machines_floor"),
 )
 
+_ENABLED = select(clients.c.client_id).where(
+    clients.c.client_id.in_(bindparam("client_ids", expanding=True)), clients.c.is_enabled
+)
+
 
 async def read_token_facts(conn: AsyncConnection, key: TokenKey) -> TokenFacts:
     found = (await conn.execute(_FACTS, asdict(key))).one()._asdict()
@@ -71,3 +76,10 @@ async def read_token_facts(conn: AsyncConnection, key: TokenKey) -> TokenFacts:
         sessions_floor=int(found["sessions_floor"] or 0),
         machines_floor=int(found["machines_floor"] or 0),
     )
+
+
+async def are_clients_enabled(conn: AsyncConnection, client_ids: Collection[str]) -> bool:
+    """Whether all of them exist and are enabled; for the few that acted in a call chain."""
+    distinct = sorted(set(client_ids))
+    found = (await conn.execute(_ENABLED, {"client_ids": distinct})).all()
+    return len(found) == len(distinct)

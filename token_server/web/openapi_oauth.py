@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from token_server.config import Settings
 from token_server.core.client_auth import ClientAuthMethod
+from token_server.core.client_policy import TOKEN_EXCHANGE
+from token_server.core.token_exchange import ACCESS_TOKEN_TYPE, API_KEY_TYPE, SUBJECT_TOKEN_TYPES
 from token_server.crypto.rsa_keys import ALG
 from token_server.grants.base import ClientPolicy, Grant
 from token_server.services.metadata import JWKS_PATH, TOKEN_PATH
@@ -53,17 +55,51 @@ _GRANT_PARAMETERS: Mapping[str, Json] = {
         "minLength": 1,
         "description": "Spent by this request: use the one in the answer from then on.",
     },
+    "subject_token": {
+        "type": "string",
+        "minLength": 1,
+        "description": "For whom: an access token for an audience that the client serves, or of "
+        "its own, or an API key.",
+    },
+    "subject_token_type": {
+        "enum": list(SUBJECT_TOKEN_TYPES),
+        "description": "What subject_token is.",
+    },
+    "actor_token": {
+        "type": "string",
+        "minLength": 1,
+        "description": "Not needed. If sent, an access token of the client in its own name.",
+    },
+    "actor_token_type": {"const": ACCESS_TOKEN_TYPE, "description": "With actor_token alone."},
+    "requested_token_type": {
+        "const": ACCESS_TOKEN_TYPE,
+        "description": "May be left out: there is nothing else.",
+    },
+    "audience": {
+        "type": "string",
+        "examples": ["https://orders.example"],
+        "description": "The service that the token is for, as `resource`: one that the client is "
+        "registered to exchange for. May be left out when there is only one.",
+    },
 }
 # What a person would begin with; the clients are those of `dev`.
 _GRANT_EXAMPLES: Mapping[str, Json] = {
     "client_credentials": {"client_id": "demo-service", "client_secret": "ts_..."},
     "password": {"client_id": "demo-cli", "username": "demo@example.com", "password": "..."},
     "refresh_token": {"client_id": "demo-cli", "refresh_token": "rt_..."},
+    TOKEN_EXCHANGE: {
+        "client_id": "gateway",
+        "client_secret": "ts_...",
+        "subject_token": "tsk_...",
+        "subject_token_type": API_KEY_TYPE,
+        "audience": "https://orders.example",
+    },
 }
 _GRANT_TITLES = {
     "client_credentials": "A machine in its own name (RFC 6749 §4.4)",
     "password": "A user's name and password, for clients that are allowed it (RFC 6749 §4.3)",
     "refresh_token": "The next token pair of a session (RFC 6749 §6)",
+    TOKEN_EXCHANGE: "A narrower token for the next service (RFC 8693)",
 }
 _ENDPOINT_PARAMETERS: Mapping[str, Json] = {
     "scope": {
@@ -204,7 +240,8 @@ def _token_operation(settings: Settings, grants: Mapping[str, Grant]) -> Json:
 
 
 def _form_name(grant_type: str) -> str:
-    return "".join(word.capitalize() for word in grant_type.split("_")) + "Form"
+    words = grant_type.rsplit(":", maxsplit=1)[-1].replace("-", "_").split("_")
+    return "".join(word.capitalize() for word in words) + "Form"
 
 
 def _grant_form(grant: Grant) -> Json:
@@ -226,7 +263,7 @@ def _grant_form(grant: Grant) -> Json:
 def _token_response() -> Json:
     return {
         "type": "object",
-        "description": "RFC 6749 §5.1.",
+        "description": "RFC 6749 §5.1, RFC 8693 §2.2.1.",
         "required": ["access_token", "token_type", "expires_in"],
         "properties": {
             "access_token": {
@@ -243,6 +280,10 @@ def _token_response() -> Json:
                 "clients without the grant, and when it is in the cookie.",
             },
             "scope": {**_SCOPE, "description": "What was granted; absent when empty."},
+            "issued_token_type": {
+                "const": ACCESS_TOKEN_TYPE,
+                "description": "Of an exchange alone (RFC 8693 §2.2.1).",
+            },
         },
     }
 
