@@ -21,6 +21,7 @@ from token_server.web.docs_ui import docs_handlers
 from token_server.web.edge import Edge
 from token_server.web.forms import MAX_BODY_BYTES
 from token_server.web.introspection import introspection_handler
+from token_server.web.forward_auth import forward_auth_handler
 from token_server.web.oauth import token_handler
 from token_server.web.openapi import openapi_handler
 from token_server.web.requests import request_id
@@ -38,6 +39,7 @@ def create_app(runtime: Runtime, more_handlers: Sequence[ASGIRouteHandler] = ())
         revocation_handler(runtime),
         introspection_handler(runtime),
         *account_handlers(runtime),
+        forward_auth_handler(runtime),
         *well_known_handlers(runtime),
         status_list_handler(runtime),
         openapi_handler(runtime),

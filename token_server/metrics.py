@@ -39,6 +39,15 @@ REFRESH_OUTCOMES = (
     "contended",
     "shadowed",
 )
+FORWARD_AUTH_OUTCOMES = (
+    "passed",
+    "no_credentials",
+    "invalid_request",
+    "invalid_token",
+    "insufficient_scope",
+    "misconfigured",
+    "unavailable",
+)
 KEY_STORE_OPERATIONS = ("read", "write")
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 HASH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -116,6 +125,15 @@ class Metrics:
             registry=self._registry,
         )
         self._introspections = _Children[Counter](introspections.labels, ())
+        forward_auths = Counter(
+            "token_server_forward_auths",
+            "Requests that a proxy asked about: passed, or why not.",
+            ("outcome",),
+            registry=self._registry,
+        )
+        self._forward_auths = _Children[Counter](
+            forward_auths.labels, ((name,) for name in FORWARD_AUTH_OUTCOMES)
+        )
 
     def _bind_process_metrics(self) -> None:
         http = Counter(
@@ -202,6 +220,10 @@ class Metrics:
     def introspection(self, outcome: str) -> None:
         """One token asked about: active or inactive."""
         self._introspections.get(outcome).inc()
+
+    def forward_auth(self, outcome: str) -> None:
+        """One request that a proxy asked about; `outcome` is one of FORWARD_AUTH_OUTCOMES."""
+        self._forward_auths.get(outcome).inc()
 
     def http_requests(self, route: str, status: int) -> None:
         """One answer; `route` is the template it matched, never the path as sent."""

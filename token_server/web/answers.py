@@ -93,12 +93,13 @@ def oauth_error_answer(error: OAuthError, status: int | None = None) -> Answer:
 
 
 def bearer_refusal_answer(error: TokenError, status: int) -> Answer:
-    """RFC 6750 §3, for a path under /oauth2: without any credentials nothing but the scheme."""
+    """RFC 6750 §3, for a path under /oauth2; the challenge of a request without credentials names
+    no error."""
     header = (b"www-authenticate", challenge(error, realm=_REALM).encode("ascii"))
-    if error.error is None:
-        return Answer(status, (NO_STORE, _PRAGMA, header))
-    body = {"error": error.error, "error_description": error.description}
-    return _oauth_answer(status, body, (header,))
+    code = error.error or InvalidRequestError.error
+    return _oauth_answer(
+        status, {"error": code, "error_description": error.description}, (header,)
+    )
 
 
 def oauth_unavailable_answer(error: UnavailableError) -> Answer:

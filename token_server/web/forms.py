@@ -22,6 +22,8 @@ _MAX_NAME_LENGTH = 128
 _MEDIA_TYPE = "application/x-www-form-urlencoded"
 # Printable ASCII and the space; a percent sign only before two hexadecimal digits.
 _ENCODED = re.compile(rb"(?:[\x20-\x24\x26-\x7E]|%[0-9A-Fa-f]{2})*")
+# Encodes itself: nearly all components do.
+_VERBATIM = re.compile(rb"[\x20-\x24\x26-\x2A\x2C-\x7E]*")
 _CONTROL = re.compile(r"[\x00-\x1F\x7F]")
 
 
@@ -73,7 +75,7 @@ def parse_form(body: bytes) -> dict[str, str]:
     parameters: dict[str, str] = {}
     for field in fields:
         raw_name, _, raw_value = field.partition(b"=")
-        name, value = _decode(raw_name), _decode(raw_value)
+        name, value = decode_component(raw_name), decode_component(raw_value)
         if not name or len(name) > _MAX_NAME_LENGTH:
             raise InvalidRequestError("parameter_name_malformed")
         if name in names:
@@ -84,7 +86,10 @@ def parse_form(body: bytes) -> dict[str, str]:
     return parameters
 
 
-def _decode(raw: bytes) -> str:
+def decode_component(raw: bytes) -> str:
+    """A name or value as a form or a query encodes it; InvalidRequestError for any other text."""
+    if _VERBATIM.fullmatch(raw) is not None:
+        return raw.decode("ascii")
     if _ENCODED.fullmatch(raw) is None:
         raise InvalidRequestError("form_encoding_malformed", "The form encoding is malformed.")
     try:

@@ -15,6 +15,7 @@ from token_server.grants.registry import GRANTS
 from token_server.runtime import Runtime
 from token_server.web import (
     openapi_account,
+    openapi_forward_auth,
     openapi_oauth,
     openapi_parts,
     openapi_status,
@@ -70,6 +71,7 @@ def openapi_document(settings: Settings, grants: Mapping[str, Grant]) -> Json:
         "paths": {
             **openapi_oauth.paths(settings, grants),
             **openapi_tokens.paths(),
+            **openapi_forward_auth.paths(),
             **openapi_account.paths(settings),
             **openapi_status.paths(),
             OPENAPI_PATH: {"get": own},
@@ -86,6 +88,7 @@ def openapi_document(settings: Settings, grants: Mapping[str, Grant]) -> Json:
             "securitySchemes": {
                 **openapi_oauth.SECURITY_SCHEMES,
                 **openapi_account.SECURITY_SCHEMES,
+                **openapi_forward_auth.SECURITY_SCHEMES,
             },
         },
     }

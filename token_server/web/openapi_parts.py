@@ -48,6 +48,14 @@ _HEADERS: Mapping[str, Json] = {
         "description": "The scheme; an error code only where a token was sent (RFC 6750 §3).",
         "schema": {"type": "string", "pattern": "^Bearer realm="},
     },
+    "Identity": {
+        "description": "Who passes; empty where there is nothing to say.",
+        "schema": {"type": "string", "pattern": "^[ -~]*$"},
+    },
+    "FreshToken": {
+        "description": "`Bearer` and the token for `token_audience`; empty without that.",
+        "schema": {"type": "string", "pattern": "^(Bearer [A-Za-z0-9._-]+)?$"},
+    },
     "SetCookie": {
         "description": "`__Host-`, `HttpOnly`, `Secure`, `SameSite=Strict`; only in cookie mode.",
         "schema": {"type": "string", "pattern": "^__Host-"},
