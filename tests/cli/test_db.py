@@ -109,6 +109,7 @@ def test_prune_keeps_audit_events_unless_asked(command: Command) -> None:
         "throttles": 0,
         "machine_blocks": 0,
         "denied_tokens": 0,
+        "api_keys": 0,
     }
     assert command.json("db", "prune", "--audit-older-than", "1d")["audit_events"] == 0
 

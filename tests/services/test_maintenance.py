@@ -99,6 +99,7 @@ async def test_prune_deletes_audit_events_beyond_the_named_age(
         "throttles": 0,
         "machine_blocks": 0,
         "denied_tokens": 0,
+        "api_keys": 0,
     }
 
 

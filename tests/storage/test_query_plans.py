@@ -10,12 +10,14 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tests.storage.test_api_keys import new_key
 from tests.storage.test_families import Login, start_login
 from tests.support.databases import TEST_EPOCH as NOW
 from tests.support.records import new_family, new_secret, new_user
 from token_server.core.throttle import Bucket, Budget, Take
 from token_server.records import Secret
 from token_server.storage import (
+    api_keys,
     audit,
     clients,
     families,
@@ -27,13 +29,27 @@ from token_server.storage import (
 )
 from token_server.storage.engine import Store
 from token_server.storage.family_sweeps import Sweep, begin_sweep
+from token_server.storage.rotation import rotation_statement
 from token_server.storage.status import Revoked
 from token_server.storage.token_facts import TokenKey, are_clients_enabled, read_token_facts
 
 TAKE = Take("group", (Bucket("account", Budget(5, 10)),), NOW)
 Call = Callable[[AsyncConnection, Login], Awaitable[object]]
 
+NUMBERS = api_keys.KeyNumbers(1, NOW, None, is_revoked=False, floor=0)
+
 CALLS: dict[str, Call] = {
+    "find_key": lambda c, _: api_keys.find_key(c, "key_1"),
+    "find_account_policy": lambda c, _: api_keys.find_account_policy(c),
+    "list_keys": lambda c, x: api_keys.list_keys(c, x.user.user_id, NOW, 20),
+    "insert_key": lambda c, x: api_keys.insert_key(c, new_key(x.user), 20),
+    "revoke_key": lambda c, x: api_keys.revoke_key(c, "key_1", x.user.user_id, NOW),
+    "revoke_keys_of_user": lambda c, x: api_keys.revoke_keys_of_user(c, x.user.user_id, NOW),
+    "end_tokens_of_user": lambda c, x: api_keys.end_tokens_of_user(c, x.user.user_id, NOW),
+    "read_numbers": lambda c, _: api_keys.read_numbers(c, "key_1"),
+    "take_number": lambda c, x: api_keys.take_number(c, new_key(x.user), None, NUMBERS),
+    "stamp_key_use": lambda c, _: api_keys.stamp_key_use(c, {"key_1": NOW}),
+    "prune_keys": lambda c, _: api_keys.prune_keys(c, NOW, 10),
     "find_user": lambda c, x: users.find_user(c, x.user.user_id),
     "find_user_by_email": lambda c, x: users.find_user_by_email(c, x.user.email_canonical),
     "list_users": lambda c, _: users.list_users(c, "usr_", 10),
@@ -80,7 +96,9 @@ CALLS: dict[str, Call] = {
     ),
     "note_replay": lambda c, x: families.note_replay(c, x.family.family_id, 0),
     "prune_families": lambda c, _: families.prune_families(c, NOW, 10),
-    "rotate_families": lambda c, x: families.rotate_families(c, [x.entry()]),
+    "rotate_families": lambda c, x: c.exec_driver_sql(
+        *rotation_statement(c.dialect.name, [x.entry()])
+    ),
     "revoke_families": lambda c, _: family_versions.revoke_families(
         c, family_versions.Sweep(2, "x", NOW), 0, 10
     ),

@@ -95,13 +95,15 @@ def restored(cli: CliContext, *, yes: bool, as_json: bool) -> None:
 def prune(cli: CliContext, *, audit_older_than: int | None, as_json: bool) -> None:
     """Delete sessions that ended more than 7 days ago, in small batches; good for cron.
 
-    Also guessing budgets that are full again, and what was known of machine tokens that expired.
+    Also API keys that ended as long ago, guessing budgets that are full again, and what was known
+    of machine tokens that expired.
     """
     pruned = run(cli, lambda runtime: maintenance.prune_database(runtime, audit_older_than))
     text = (
         f"Deleted {pruned.sessions} sessions, {pruned.audit_events} audit events,"
         f" {pruned.throttles} past guessing budgets, {pruned.machine_blocks} blocks of machine"
-        f" tokens and {pruned.denied_tokens} denials of tokens that have expired."
+        f" tokens, {pruned.denied_tokens} denials of tokens that have expired and"
+        f" {pruned.api_keys} API keys."
     )
     emit(pruned, text, as_json=as_json)
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from token_server.cli.api_keys import api_keys, revoke_api_key
 from token_server.cli.context import CliContext, emit, json_option, read_secret, run
 from token_server.cli.formats import instant_text
 from token_server.records import User
@@ -27,6 +28,10 @@ def user() -> None:
     password and disabling a user end all of the user's sessions at once; access tokens already
     handed out stay valid until they expire.
     """
+
+
+user.add_command(api_keys)
+user.add_command(revoke_api_key)
 
 
 @user.command()
@@ -80,7 +85,7 @@ def show(cli: CliContext, *, who: str, as_json: bool) -> None:
 def passwd(cli: CliContext, *, who: str, password_stdin: bool, as_json: bool) -> None:
     """Set another password; asks for it.
 
-    All of the user's sessions end.
+    All of the user's sessions end. API keys stay: `user revoke-api-key WHO --all` ends them.
     """
     if not password_stdin:  # before somebody types a password twice in vain
         run(cli, lambda runtime: users.show_user(runtime, who))
@@ -137,7 +142,7 @@ def roles(cli: CliContext, *, who: str, roles: str | None, as_json: bool) -> Non
 @json_option
 @click.pass_obj
 def disable(cli: CliContext, *, who: str, as_json: bool) -> None:
-    """Refuse a user's logins and end the sessions."""
+    """Refuse a user's logins and API keys, and end the sessions."""
     _print(run(cli, lambda runtime: users.disable_user(runtime, who)), as_json=as_json)
 
 
@@ -148,7 +153,7 @@ def disable(cli: CliContext, *, who: str, as_json: bool) -> None:
 def enable(cli: CliContext, *, who: str, as_json: bool) -> None:
     """Let a disabled user log in again.
 
-    The password is the old one; ended sessions stay ended.
+    The password is the old one; ended sessions stay ended. API keys are good again.
     """
     _print(run(cli, lambda runtime: users.enable_user(runtime, who)), as_json=as_json)
 

@@ -205,7 +205,8 @@ def _authorization(
     runtime: Runtime, client: Client, user_id: str, basis: Login | Family
 ) -> Authorization:
     audience = account_audience(runtime.settings)
-    return Authorization(client, user_id, (), audience, basis)
+    scope = basis.scope if isinstance(basis, Family) else client.scopes
+    return Authorization(client, user_id, scope, audience, basis)
 
 
 def account_audience(settings: Settings) -> tuple[str, ...]:

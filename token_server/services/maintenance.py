@@ -20,6 +20,7 @@ from token_server.runtime import Clock, Runtime
 from token_server.services.session_sweeps import BATCH as SWEEP_BATCH
 from token_server.services.session_sweeps import finish_sweep
 from token_server.storage import (
+    api_keys,
     audit,
     backup,
     families,
@@ -34,7 +35,9 @@ from token_server.storage.engine import Store, open_store
 from token_server.storage.family_sweeps import Sweep, begin_sweep
 from token_server.storage.inspection import describe_database
 
-PrunedKind = Literal["sessions", "audit_events", "throttles", "machine_blocks", "denied_tokens"]
+PrunedKind = Literal[
+    "sessions", "audit_events", "throttles", "machine_blocks", "denied_tokens", "api_keys"
+]
 
 BATCH = 500
 PAUSE_S = 0.05
@@ -75,6 +78,7 @@ class Pruned:
     throttles: int  # guessing budgets that are full again, so that their rows say nothing
     machine_blocks: int  # of positions in status lists whose tokens have all expired
     denied_tokens: int  # revoked tokens without a position that have expired
+    api_keys: int  # revoked or expired ones
 
 
 async def database_status(settings: Settings, clock: Clock) -> DatabaseStatus:
@@ -142,18 +146,20 @@ async def mark_restored(runtime: Runtime) -> int:
 
 
 async def prune_database(runtime: Runtime, audit_older_than_s: int | None) -> Pruned:
-    """Delete sessions that ended long ago, audit events if an age is given, what a flood of
-    guesses left behind, and what was known of machine tokens that have expired."""
+    """Delete sessions and API keys that ended long ago, audit events if an age is given, what a
+    flood of guesses left behind, and what was known of machine tokens that have expired."""
     now = runtime.clock.now()
     sessions = await _prune(runtime, "sessions", now - FAMILY_MARGIN_S)
     events = 0
     if audit_older_than_s is not None:
         events = await _prune(runtime, "audit_events", now - audit_older_than_s)
     throttles = await _prune(runtime, "throttles", now - throttle.PRUNE_MARGIN_S)
-    # A number is used for a day, and its token lives for a day more at most.
+    # A number is taken for a day, an API key's is used for a day more, and a token lives for a day
+    # at most.
     blocks = await _prune(runtime, "machine_blocks", now - FAMILY_MARGIN_S)
     denied = await _prune(runtime, "denied_tokens", now - DENIED_MARGIN_S)
-    pruned = Pruned(sessions, events, throttles, blocks, denied)
+    keys = await _prune(runtime, "api_keys", now - FAMILY_MARGIN_S)
+    pruned = Pruned(sessions, events, throttles, blocks, denied, keys)
     event = _event(AuditEventType.DATABASE_PRUNED, now, **asdict(pruned))
     async with runtime.store.write() as connection:
         await audit.insert_events(connection, [event])
@@ -208,6 +214,8 @@ async def _prune(runtime: Runtime, kind: PrunedKind, before: int) -> int:
                     count = await status.prune_blocks(connection, before, BATCH)
                 case "denied_tokens":
                     count = await status.prune_denied(connection, before, BATCH)
+                case "api_keys":
+                    count = await api_keys.prune_keys(connection, before, BATCH)
                 case _:
                     assert_never(kind)
         total += count

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from token_server.core.client_policy import ACCOUNT_CLIENT_ID
 from token_server.errors import OperatorError, SessionNotFoundError
-from token_server.records import AuditEvent, AuditEventType, Family
+from token_server.records import AuditEvent, AuditEventType, Family, User
 from token_server.runtime import Runtime
 from token_server.services.bearer import Principal
 from token_server.services.refreshing import read_refresh_token
@@ -49,21 +49,19 @@ async def end_family(runtime: Runtime, effect: EndFamily) -> bool:
     return is_ended
 
 
-async def list_sessions(runtime: Runtime, principal: Principal, now: int) -> list[Family]:
+async def list_sessions(runtime: Runtime, user: User, now: int) -> list[Family]:
     """The live sessions of whoever calls, the newest login first; at most PAGE."""
     async with runtime.store.read() as connection:
-        return await families.list_families(
-            connection, user_id=principal.user.user_id, now=now, limit=PAGE
-        )
+        return await families.list_families(connection, user_id=user.user_id, now=now, limit=PAGE)
 
 
-async def find_session(runtime: Runtime, principal: Principal, sid: str, now: int) -> Family:
+async def find_session(runtime: Runtime, user: User, sid: str, now: int) -> Family:
     """One live session of whoever calls; SessionNotFoundError for anything else."""
     if _SID.fullmatch(sid) is None:
         raise SessionNotFoundError("session_id_malformed")
     async with runtime.store.read() as connection:
         session = await families.find_session(connection, sid)
-    if session is None or session.user_id != principal.user.user_id:
+    if session is None or session.user_id != user.user_id:
         raise SessionNotFoundError("session_unknown")
     is_over = now >= min(session.idle_expires_at, session.absolute_expires_at)
     if is_over or session.revoked_at is not None:

@@ -160,7 +160,7 @@ async def judge_claims(runtime: Runtime, claims: Claims) -> LiveToken | DeadToke
     reason = (
         _token_problem(facts, number)
         or (None if is_chain_good else "actor_disabled")
-        or _subject_problem(claims, facts)
+        or _subject_problem(claims, facts, number)
         or _session_problem(claims, session, facts, runtime.clock.now())
     )
     if reason is not None:
@@ -194,7 +194,7 @@ def _token_problem(facts: TokenFacts, number: int | None) -> str | None:
     return None
 
 
-def _subject_problem(claims: Claims, facts: TokenFacts) -> str | None:
+def _subject_problem(claims: Claims, facts: TokenFacts, number: int | None) -> str | None:
     if not claims.subject.startswith(USER_ID_PREFIX):
         if claims.subject == claims.client_id or facts.is_subject_enabled:
             return None
@@ -203,9 +203,12 @@ def _subject_problem(claims: Claims, facts: TokenFacts) -> str | None:
         return "user_unknown"
     if not facts.is_user_active:
         return "user_disabled"
-    # A session says more exactly which tokens are from before; without one, the instant must do.
+    # A session says more exactly which tokens are from before, and an API key, by whose number its
+    # tokens end, outlives a password; without either, the instant must do.
+    if claims.session_id is not None or number is not None:
+        return None
     is_older = claims.issued_at < (facts.password_changed_at or 0)
-    return "token_before_password_change" if claims.session_id is None and is_older else None
+    return "token_before_password_change" if is_older else None
 
 
 def _session_problem(  # noqa: PLR0911 - a table, read from top to bottom: one return per row

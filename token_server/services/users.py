@@ -32,7 +32,7 @@ from token_server.records import AuditEvent, AuditEventType, Secret, User
 from token_server.runtime import Runtime
 from token_server.services.guessing import Guess, admit_guess, forgive_guess, return_guess
 from token_server.services.request_context import RequestContext
-from token_server.storage import audit, families, users
+from token_server.storage import api_keys, audit, families, users
 from token_server.storage.errors import AlreadyExistsError
 
 _log = get_logger(__name__)
@@ -180,7 +180,8 @@ async def set_password(runtime: Runtime, email_or_id: str, password: Secret[str]
 
 
 async def disable_user(runtime: Runtime, email_or_id: str) -> User:
-    """Refuse the user's logins from now on and end all sessions; harmless when repeated."""
+    """Refuse the user's logins and API keys from now on and end all sessions, and the access tokens
+    from the keys; harmless when repeated."""
     user = await show_user(runtime, email_or_id)
     now = runtime.clock.now()
     event = None
@@ -189,6 +190,7 @@ async def disable_user(runtime: Runtime, email_or_id: str) -> User:
             ended = await families.revoke_families_of_user(
                 connection, user.user_id, "user_disabled", now
             )
+            await api_keys.end_tokens_of_user(connection, user.user_id, now)
             event = _event(
                 AuditEventType.USER_DISABLED, user.user_id, now, sessions_ended=len(ended)
             )
@@ -200,7 +202,8 @@ async def disable_user(runtime: Runtime, email_or_id: str) -> User:
 
 
 async def enable_user(runtime: Runtime, email_or_id: str) -> User:
-    """Let a disabled user log in again, with the old password; ended sessions stay ended."""
+    """Let a disabled user log in again, with the old password; ended sessions stay ended, API keys
+    are good again."""
     user = await show_user(runtime, email_or_id)
     if user.is_active:
         return user

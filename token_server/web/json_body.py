@@ -26,7 +26,7 @@ from token_server.web.requests import header_values
 T = TypeVar("T", bound=msgspec.Struct)
 
 _MEDIA_TYPE = "application/json"
-_FIELD = re.compile(r"at `\$\.([a-z_]+)`|field `([a-z_]+)`")
+_FIELD = re.compile(r"at `\$\.([a-z_]+)(?:\[\.\.\.\])?`|field `([a-z_]+)`")
 
 
 async def read_json(scope: HTTPScope, receive: Receive, kind: type[T]) -> T:
@@ -78,7 +78,7 @@ def _convert(members: JsonObject, kind: type[T]) -> T:
         return msgspec.convert(members, kind)
     except msgspec.ValidationError as error:
         found = _FIELD.search(str(error))
-    # The members are flat, and their names are ours by now: the path cannot hold input.
+    # The members are flat or lists, and their names are ours by now: the path cannot hold input.
     wrong = (found[1] or found[2]) if found else None
     raise InvalidFieldError(wrong, "The member is of the wrong type, empty or too long.")
 

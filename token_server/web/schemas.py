@@ -4,6 +4,7 @@ Bounds here are those of form and memory. What a name or a password must be is d
 services, which say it in the same words on the command line.
 """
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -63,6 +64,26 @@ class EndSessionsBody(_Body, frozen=True, kw_only=True):
     current_password: _Password | None = None
 
 
+class CreateApiKeyBody(_Body, frozen=True, kw_only=True):
+    """`current_password` may be left out after a login of the last five minutes; without an end
+    the key lives until it is revoked."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=100, description="What it is for.")]
+    scopes: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=128)]],
+        Meta(max_length=100, description="Out of available_scopes; none if left out."),
+    ] = []
+    expires_in_s: Annotated[int, Meta(ge=1, le=3650 * 86400)] | None = None
+    expires_at: Annotated[datetime, Meta(tz=True)] | None = None
+    current_password: _Password | None = None
+
+
+class RevokeApiKeysBody(_Body, frozen=True, kw_only=True):
+    """May be left out as a whole after a login of the last five minutes."""
+
+    current_password: _Password | None = None
+
+
 class Me(msgspec.Struct, frozen=True):
     """`created_at` is an RFC 3339 instant in UTC."""
 
@@ -95,6 +116,37 @@ class SessionList(msgspec.Struct, frozen=True):
 
 class SessionsEnded(msgspec.Struct, frozen=True):
     sessions_ended: int
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """One live API key, never its secret; instants are RFC 3339 in UTC."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+
+
+class NewApiKey(ApiKey, frozen=True, kw_only=True):
+    """The one answer that has the secret, and it alone."""
+
+    api_key: str
+
+    def __repr__(self) -> str:
+        return "NewApiKey(***)"
+
+
+class ApiKeyList(msgspec.Struct, frozen=True):
+    """The newest first; at most 20. A new key may be given `available_scopes`."""
+
+    api_keys: list[ApiKey]
+    available_scopes: list[str]
+
+
+class ApiKeysRevoked(msgspec.Struct, frozen=True):
+    api_keys_revoked: int
 
 
 class RegistrationReceived(msgspec.Struct, frozen=True):
