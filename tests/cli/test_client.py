@@ -154,6 +154,13 @@ def test_change_replaces_what_is_named_and_keeps_the_rest(command: Command) -> N
     }
 
 
+def test_built_in_client_is_given_scopes(command: Command) -> None:
+    """What logins at the account API and API keys may be given is the operator's to say."""
+    changed = command.json("client", "change", "account", "--scope", "a", "--scope", "b")
+    assert changed["scopes"] == ["a", "b"]
+    assert command.json("client", "change", "account", "--scope", "")["scopes"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "told"),
     [
@@ -162,13 +169,13 @@ def test_change_replaces_what_is_named_and_keeps_the_rest(command: Command) -> N
         (("billing", "--grant", "token-exchange"), 2, "--exchange-audience"),
         (("billing", "--audience", "orders"), 2, "absolute URI"),
         (("nobody", "--scope", "a"), 3, "no such client"),
-        (("account", "--scope", "a"), 2, "reserved"),
+        (("account", "--scope", "a", "--audience", "urn:a"), 2, "only --scope"),
     ],
 )
 def test_change_that_cannot_be_changes_nothing(
     command: Command, arguments: tuple[str, ...], exit_code: int, told: str
 ) -> None:
-    """The registration is judged as a whole, and the built-in client is not an operator's."""
+    """The registration is judged as a whole, and the built-in client stays what it is."""
     before = add_billing(command)
     result = command("client", "change", *arguments)
 

@@ -32,10 +32,11 @@ _MAX_WORDS = 100
 _MAX_LIST_LENGTH = 2048  # what a request may name (core/scope.py)
 
 
-def client_problems(client: Client) -> list[str]:
-    """Everything that keeps this client from being registered; empty when nothing does."""
+def client_problems(client: Client, *, is_new: bool = True) -> list[str]:
+    """Everything that keeps this client from being registered; empty when nothing does. One that
+    is there already may have a reserved id."""
     problems = [client_id_problem(client.client_id), name_problem(client.name)]
-    if client.client_id in RESERVED_CLIENT_IDS:
+    if is_new and client.client_id in RESERVED_CLIENT_IDS:
         problems.append(f'the client id "{client.client_id}" is reserved: choose another')
     problems += _grant_problems(client)
     problems += _list_problems("scopes", client.scopes)

@@ -8,7 +8,7 @@ cache. Secrets, disabling and deleting are services/clients.py's.
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from token_server.core.client_policy import client_problems
+from token_server.core.client_policy import RESERVED_CLIENT_IDS, client_problems
 from token_server.errors import OperatorError
 from token_server.records import AuditEvent, AuditEventType, Client
 from token_server.runtime import Runtime
@@ -42,8 +42,8 @@ async def change_client(runtime: Runtime, client_id: str, changes: ClientChanges
         before = await clients.lock_client(connection, client_id)
         if before is not None:
             after = _changed(before, changes, runtime.clock.now())
-            problems = client_problems(after)
             changed = _changed_names(before, after)
+            problems = _problems(after, changed)
             if changed and not problems:
                 await clients.change_client(connection, after)
                 event = _event(after, changed)
@@ -66,6 +66,15 @@ def _changed(client: Client, changes: ClientChanges, now: int) -> Client:
         if value is not None:
             given[field.name] = value
     return replace(client, **given, updated_at=now)
+
+
+def _problems(client: Client, changed: list[str]) -> list[str]:
+    problems = client_problems(client, is_new=False)
+    if client.client_id in RESERVED_CLIENT_IDS and set(changed) - {"scopes"}:
+        # Its grants and audiences are those of the account API; its scopes are the operator's
+        # word on what logins there, and API keys, may be given.
+        problems.append(f'of the built-in client "{client.client_id}" only --scope can be changed')
+    return problems
 
 
 def _changed_names(before: Client, after: Client) -> list[str]:
