@@ -90,6 +90,7 @@ def test_the_defaults_are_those_of_the_interface() -> None:
         "key_reload_interval": "5s",
         "status_ttl": "10s",
         "clock_skew": "10s",
+        "drain_delay": "0s",
         "drain_timeout": "20s",
         "log_format": "json",
         "log_level": "info",

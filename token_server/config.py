@@ -122,8 +122,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     clock_skew_s: Annotated[
         int, Meta(description="Difference of clocks that is tolerated.", ge=0, le=60)
     ] = 10
+    drain_delay_s: Annotated[
+        int,
+        Meta(
+            description="At a stop: go on accepting for so long while /readyz says 503.",
+            ge=0,
+            le=300,
+        ),
+    ] = 0
     drain_timeout_s: Annotated[
-        int, Meta(description="Running requests may finish for so long at a stop.", ge=0, le=600)
+        int, Meta(description="Then running requests may finish for so long.", ge=0, le=600)
     ] = 20
     log_format: Annotated[
         Literal["console", "json"], Meta(description="By default console on a terminal, else json.")

@@ -30,6 +30,7 @@ from token_server.services.health import Readiness
 from token_server.services.installation import package_version
 from token_server.services.key_upkeep import keys_kept_up
 from token_server.services.settings_check import check_serve, is_sqlite, require_no_demo
+from token_server.web.draining import Drain
 from token_server.web.health import create_management_app, health_handlers
 from token_server.web.server import (
     Hosting,
@@ -79,8 +80,8 @@ def serve(cli: CliContext) -> None:
     """Start the production server.
 
     Refuses an unsafe configuration, listing every problem with its fix: try it with
-    `token-server config check --mode serve`. SIGTERM and SIGINT drain within DRAIN_TIMEOUT and
-    end with status 0; a second signal does not wait.
+    `token-server config check --mode serve`. SIGTERM and SIGINT drain within DRAIN_DELAY and
+    DRAIN_TIMEOUT and end with status 0; a second signal does not wait.
     """
     close_memory()
     inherited = inherited_sockets(os.environ)
@@ -126,14 +127,14 @@ def _with_issuer_of(settings: Settings, listeners: Listeners) -> Settings:
     )
 
 
-def _host(runtime: Runtime, listeners: Listeners) -> Hosting:
+def _host(runtime: Runtime, listeners: Listeners, drain: Drain) -> Hosting:
     readiness = Readiness(runtime)
     return Hosting(
         public_app=create_app(runtime, health_handlers(readiness)),
         management_app=create_management_app(runtime, readiness),
         readiness=readiness,
         listeners=listeners,
-        drain_timeout_s=runtime.settings.drain_timeout_s,
+        drain=drain,
     )
 
 
@@ -151,7 +152,9 @@ async def _serve_dev(settings: Settings, listeners: Listeners) -> int:
                 text = banner(server) if sys.stdout.isatty() else summary(server)
                 click.echo(text)
 
-            return await serve_app(_host(runtime, listeners), stop, on_listening=announce)
+            # Nobody balances between development servers, and a person waits for the prompt.
+            drain = Drain(settings.drain_delay_s, settings.drain_timeout_s, idle_s=0)
+            return await serve_app(_host(runtime, listeners, drain), stop, on_listening=announce)
 
 
 async def _serve_alone(settings: Settings, listeners: Listeners) -> int:
@@ -159,7 +162,8 @@ async def _serve_alone(settings: Settings, listeners: Listeners) -> int:
     with stop_on_signals(stop):
         async with open_runtime(settings) as runtime:
             await require_no_demo(runtime.store)
-            hosting = _host(runtime, listeners)
+            drain = Drain(settings.drain_delay_s, settings.drain_timeout_s)
+            hosting = _host(runtime, listeners, drain)
             announce = _log_started(settings, listeners)
             async with keys_kept_up(runtime):
                 return await serve_app(hosting, stop, on_listening=announce)
@@ -173,7 +177,8 @@ async def _serve_worker(settings: Settings, sockets: WorkerSockets) -> int:
             open_runtime(settings) as runtime,
             keys_kept_up(runtime),
         ):
-            hosting = _host(runtime, sockets.listeners)
+            drain = Drain(settings.drain_delay_s, settings.drain_timeout_s, is_shared=True)
+            hosting = _host(runtime, sockets.listeners, drain)
             return await serve_app(hosting, stop, on_listening=say_ready)
 
 
@@ -187,6 +192,7 @@ async def _serve_with_workers(settings: Settings, listeners: Listeners) -> int:
             command=(sys.executable, "-m", "token_server", *sys.argv[1:]),
             environ=os.environ,
             drain_timeout_s=settings.drain_timeout_s,
+            drain_delay_s=settings.drain_delay_s,
         )
         return await supervise(
             crew, listeners, stop, on_listening=_log_started(settings, listeners)

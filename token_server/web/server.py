@@ -1,8 +1,9 @@
 """Hosts both applications in one event loop: sockets, uvicorn, signals, the drain.
 
 A stop (SIGTERM, SIGINT, or the end of the supervisor) turns readiness to 503, closes the public
-listener, lets running requests finish within DRAIN_TIMEOUT and ends with status 0; a second
-signal does not wait. uvicorn's own signal handling, logging and forwarded headers are off.
+listener as web/draining.py does it, lets running requests finish within DRAIN_TIMEOUT and ends
+with status 0; a second signal does not wait. uvicorn's own signal handling, logging and forwarded
+headers are off.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from token_server.config_values import split_address
 from token_server.errors import OperatorError
 from token_server.logs import get_logger
 from token_server.services.health import Readiness
+from token_server.web.draining import Drain, stop_accepting
 
 _log = get_logger(__name__)
 
@@ -34,7 +36,7 @@ GAUGE_INTERVAL_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """Both sockets, bound and listening; workers inherit them."""
+    """Both sockets, bound; workers inherit them."""
 
     public: socket.socket
     management: socket.socket
@@ -46,6 +48,14 @@ class Listeners:
     @property
     def management_address(self) -> str:
         return _address_of(self.management)
+
+    def listen(self) -> None:
+        """From now on connections are taken: not sooner than somebody answers them."""
+        for listener, setting in ((self.public, "BIND"), (self.management, "MANAGEMENT_BIND")):
+            try:
+                listener.listen(BACKLOG)
+            except OSError as error:  # somebody else was quicker
+                raise OperatorError(_bind_problem(_address_of(listener), setting, error)) from error
 
     def close(self) -> None:
         self.public.close()
@@ -60,7 +70,7 @@ class Hosting:
     management_app: ASGIApp
     readiness: Readiness
     listeners: Listeners
-    drain_timeout_s: int
+    drain: Drain
 
 
 class StopSignal:
@@ -89,7 +99,11 @@ class _Server(uvicorn.Server):
 
 
 def open_listeners(settings: Settings) -> Listeners:
-    """Both sockets; OperatorError names the address that cannot be had, and what to do."""
+    """Both sockets; OperatorError names the address that cannot be had, and what to do.
+
+    They refuse connections until `serve_app` listens, so that a load balancer takes another
+    instance while this one starts.
+    """
     public = _listen(settings.bind, "BIND")
     try:
         management = _listen(settings.management_bind, "MANAGEMENT_BIND")
@@ -129,7 +143,8 @@ async def serve_app(hosting: Hosting, stop: StopSignal, *, on_listening: Callabl
     `on_listening` is called once, when both ports answer.
     """
     listeners = hosting.listeners
-    public = _server(hosting.public_app, hosting.drain_timeout_s)
+    listeners.listen()
+    public = _server(hosting.public_app, hosting.drain.timeout_s)
     management = _server(hosting.management_app, MANAGEMENT_DRAIN_S)
     running = {
         asyncio.create_task(public.serve([listeners.public]), name="public"),
@@ -143,7 +158,8 @@ async def serve_app(hosting: Hosting, stop: StopSignal, *, on_listening: Callabl
         on_listening()
         await _wait_for_stop(stop, running)
         hosting.readiness.drain()
-        return await _drain(stop, public, management, running)
+        await _unless_forced(stop, stop_accepting(public, listeners.public, hosting.drain))
+        return await _end(stop, public, management, running)
     finally:
         gauges.cancel()
         for task in running:
@@ -160,14 +176,27 @@ async def _wait_for_stop(stop: StopSignal, running: set[asyncio.Task[None]]) -> 
     _raise_failure(running)
 
 
-async def _drain(
+async def _unless_forced(stop: StopSignal, work: Coroutine[Any, Any, None]) -> None:
+    """Wait for `work`, or give it up at a second signal."""
+    task = asyncio.create_task(work)
+    forced = asyncio.create_task(stop.forced.wait())
+    try:
+        await asyncio.wait({task, forced}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+    finally:
+        for each in (task, forced):
+            each.cancel()
+        await asyncio.gather(task, forced, return_exceptions=True)
+
+
+async def _end(
     stop: StopSignal,
     public: _Server,
     management: _Server,
     running: set[asyncio.Task[None]],
 ) -> int:
     """The management port answers until the public one is done, so that a drain can be watched."""
-    public.should_exit = True
     by_name = {task.get_name(): task for task in running}
     forced = asyncio.create_task(stop.forced.wait())
     try:
@@ -195,7 +224,7 @@ async def _update_gauges(readiness: Readiness) -> None:
         await asyncio.sleep(GAUGE_INTERVAL_S)
 
 
-def _server(app: ASGIApp, drain_timeout_s: int) -> _Server:
+def _server(app: ASGIApp, drain_timeout_s: float) -> _Server:
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -207,7 +236,7 @@ def _server(app: ASGIApp, drain_timeout_s: int) -> _Server:
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=drain_timeout_s,
+        timeout_graceful_shutdown=int(drain_timeout_s),
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
     )
     return _Server(config)
@@ -224,7 +253,6 @@ def _listen(address: str, setting: str) -> socket.socket:
         if family == socket.AF_INET6 and host == "::":
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind((host, port))
-        listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
         listener.close()

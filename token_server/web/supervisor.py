@@ -22,6 +22,7 @@ from prometheus_client import multiprocess
 from token_server.errors import OperatorError
 from token_server.logs import get_logger
 from token_server.metrics import MULTIPROCESS_VARIABLE
+from token_server.web.draining import turn_away
 from token_server.web.server import Listeners, StopSignal
 
 _log = get_logger(__name__)
@@ -40,12 +41,13 @@ KILL_MARGIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """How many workers, how each is started, and how long they may drain."""
+    """How many workers, how each is started, and how long they go on at a stop."""
 
     workers: int
     command: Sequence[str]
     environ: Mapping[str, str]
     drain_timeout_s: int
+    drain_delay_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +157,12 @@ class _Supervisor:
         return 0 if set(self._codes) <= {0, -signal.SIGTERM} else 1
 
     async def _close_listeners(self) -> None:
-        """At a stop: as long as anybody holds a socket open, the kernel accepts for it."""
+        """At a stop: as long as anybody holds a socket open, the kernel accepts for it. Workers
+        share the listener: who closes it last would reset what another one could not accept."""
         await self._stop.asked.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.forced.wait(), self._crew.drain_delay_s)
+        turn_away(self._listeners.public)
         self._listeners.close()
 
     async def _keep_worker(self, index: int) -> None:
@@ -236,7 +242,7 @@ class _Supervisor:
         await self._stop.asked.wait()
         _send(process, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            limit_s = self._crew.drain_timeout_s + KILL_MARGIN_S
+            limit_s = self._crew.drain_delay_s + self._crew.drain_timeout_s + KILL_MARGIN_S
             await asyncio.wait_for(self._stop.forced.wait(), limit_s)
             _send(process, signal.SIGTERM)
             await asyncio.sleep(KILL_MARGIN_S / 5)
