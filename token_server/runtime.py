@@ -30,7 +30,7 @@ from token_server.storage.background import AuditTrail, BackgroundWriter
 from token_server.storage.batch import Batcher, RotationEntry
 from token_server.storage.client_cache import ClientCache
 from token_server.storage.engine import Store, open_store
-from token_server.storage.families import rotation_batcher
+from token_server.storage.rotation import rotation_batcher
 from token_server.storage.signing_keys import sealed_store
 from token_server.storage.status_cache import StatusCache, ensure_status_key
 from token_server.storage.throttle import Decision, Step, step_batcher

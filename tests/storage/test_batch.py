@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.storage.test_families import Login, start_login, stored
 from tests.support.databases import TEST_EPOCH as NOW
@@ -16,11 +15,12 @@ from token_server.storage import families, meta
 from token_server.storage.batch import Batcher, RotationEntry, Work
 from token_server.storage.engine import Store, open_store
 from token_server.storage.errors import CONFLICT, unavailable
+from token_server.storage.rotation import rotation_batcher
 
 
 @pytest.fixture
 async def rotations(store: Store) -> AsyncIterator[Batcher[RotationEntry, Family | None]]:
-    batcher = families.rotation_batcher(store)
+    batcher = rotation_batcher(store)
     yield batcher
     await batcher.close()
 
@@ -35,16 +35,17 @@ class Recorder:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def run(self, conn: AsyncConnection, entries: Sequence[str]) -> Sequence[str]:
+    async def run(self, store: Store, entries: Sequence[str]) -> Sequence[str]:
         self.batches.append(list(entries))
         self.is_running.set()
         await self.gate.wait()
         if self.failures:
             raise self.failures.pop(0)
-        for entry in entries:
-            await meta.set(conn, entry, "done")
-            if entry.startswith("bad"):
-                raise ValueError(entry)
+        async with store.write() as conn:
+            for entry in entries:
+                await meta.set(conn, entry, "done")
+                if entry.startswith("bad"):
+                    raise ValueError(entry)
         return [f"result of {entry}" for entry in entries]
 
     def batcher(self, store: Store, **bounds: int) -> Batcher[str, str]:
@@ -85,7 +86,7 @@ async def test_two_processes_have_one_winner_between_them(
             assert family is not None
             logins.append(dataclasses.replace(first, family=family))
     second_store = await open_store(database_url, now=lambda: NOW)
-    second = families.rotation_batcher(second_store)
+    second = rotation_batcher(second_store)
     try:
         uses = [
             batcher.submit(login.entry())

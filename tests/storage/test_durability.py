@@ -10,7 +10,7 @@ _SERVER = """
 import asyncio, sys
 from token_server.storage.batch import RotationEntry
 from token_server.storage.engine import open_store
-from token_server.storage.families import rotation_batcher
+from token_server.storage.rotation import rotation_batcher
 
 async def main():
     url, family_id, client_id, now = sys.argv[1:]

@@ -13,6 +13,7 @@ from token_server.storage.batch import RotationEntry
 from token_server.storage.engine import Store, open_store
 from token_server.storage.errors import StorageFailedError
 from token_server.storage.family_sweeps import Sweep, begin_sweep
+from token_server.storage.rotation import rotate_families
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,7 @@ async def start_login(store: Store, **changes: object) -> Login:
 
 
 async def rotate(store: Store, *entries: RotationEntry) -> list[Family]:
-    async with store.write() as conn:
-        return await families.rotate_families(conn, entries)
+    return await rotate_families(store, entries)
 
 
 async def stored(store: Store, family_id: bytes) -> Family | None:

@@ -27,7 +27,7 @@ from token_server.storage import (
     throttle,
     users,
 )
-from token_server.storage.engine import Store
+from token_server.storage.engine import Dialect, Store
 from token_server.storage.family_sweeps import Sweep, begin_sweep
 from token_server.storage.rotation import rotation_statement
 from token_server.storage.status import Revoked
@@ -97,7 +97,7 @@ CALLS: dict[str, Call] = {
     "note_replay": lambda c, x: families.note_replay(c, x.family.family_id, 0),
     "prune_families": lambda c, _: families.prune_families(c, NOW, 10),
     "rotate_families": lambda c, x: c.exec_driver_sql(
-        *rotation_statement(c.dialect.name, [x.entry()])
+        *rotation_statement(dialect_of(c), [x.entry()])
     ),
     "revoke_families": lambda c, _: family_versions.revoke_families(
         c, family_versions.Sweep(2, "x", NOW), 0, 10
@@ -117,6 +117,10 @@ CALLS: dict[str, Call] = {
     "meta.get": lambda c, _: meta.get(c, "epoch"),
     "meta.set": lambda c, _: meta.set(c, "epoch", "0"),
 }
+
+
+def dialect_of(conn: AsyncConnection) -> Dialect:
+    return "sqlite" if conn.dialect.name == "sqlite" else "postgresql"
 
 
 async def statements_of(conn: AsyncConnection, call: Call, login: Login) -> list[tuple[str, Any]]:

@@ -18,6 +18,7 @@ from token_server.storage import clients, families, users
 from token_server.storage.engine import Store, open_store
 from token_server.storage.errors import AlreadyExistsError
 from token_server.storage.family_sweeps import Sweep, begin_sweep
+from token_server.storage.rotation import rotate_families
 
 ROUNDS = 25
 
@@ -112,8 +113,7 @@ async def revoke(store: Store, login: Login) -> None:
 
 
 async def rotate(store: Store, login: Login) -> int:
-    async with store.write() as conn:
-        return len(await families.rotate_families(conn, [login.entry()]))
+    return len(await rotate_families(store, [login.entry()]))
 
 
 async def test_rotation_and_revocation_of_one_family_leave_it_dead(
@@ -124,9 +124,8 @@ async def test_rotation_and_revocation_of_one_family_leave_it_dead(
         login = await start_login(store)
 
         stepped, _ = await asyncio.gather(rotate(store, login), revoke(second_store, login))
-        async with store.write() as conn:
-            next_entry = login.entry(generation=stepped)
-            assert await families.rotate_families(conn, [next_entry]) == []
+        next_entry = login.entry(generation=stepped)
+        assert await rotate_families(store, [next_entry]) == []
 
 
 async def test_two_processes_rotate_the_same_families_without_deadlock(
@@ -146,9 +145,8 @@ async def test_two_processes_rotate_the_same_families_without_deadlock(
     async def rotate_all(number: int, source: Store) -> None:
         for generation in range(ROUNDS):
             order = sorted(logins, key=lambda _: secrets.token_bytes(4))
-            async with source.write() as conn:
-                entries = [login.entry(generation=generation) for login in order]
-                won[number] += len(await families.rotate_families(conn, entries))
+            entries = [login.entry(generation=generation) for login in order]
+            won[number] += len(await rotate_families(source, entries))
 
     async def revoke_nothing() -> None:
         for _ in range(ROUNDS):

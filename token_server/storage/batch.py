@@ -13,8 +13,6 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from token_server.errors import UnavailableError
 from token_server.storage.engine import Store
 from token_server.storage.errors import CONFLICT
@@ -39,10 +37,10 @@ class RotationEntry:
 
 @dataclass(frozen=True, slots=True)
 class Work(Generic[E, R]):
-    """`run` does all entries in one transaction and returns their results in the same order;
-    `key` names the row that an entry touches."""
+    """`run` does all entries in one transaction of its own and returns their results in the same
+    order; `key` names the row that an entry touches."""
 
-    run: Callable[[AsyncConnection, Sequence[E]], Awaitable[Sequence[R]]]
+    run: Callable[[Store, Sequence[E]], Awaitable[Sequence[R]]]
     key: Callable[[E], Hashable]
 
 
@@ -147,8 +145,7 @@ class Batcher(Generic[E, R]):
 
     async def _try(self, waiters: Sequence[_Waiter[E, R]]) -> Exception | None:
         try:
-            async with self._store.write() as conn:
-                results = await self._work.run(conn, [waiter.entry for waiter in waiters])
+            results = await self._work.run(self._store, [waiter.entry for waiter in waiters])
         except Exception as error:  # noqa: BLE001 - each waiter gets it
             return error
         for waiter, result in zip(waiters, results, strict=True):

@@ -117,9 +117,11 @@ def _parse_postgres(url: URL) -> PostgresAddress:
 
 
 def session_settings(application_name: str = "token-server") -> dict[str, str]:
-    """Bounds every wait on the server's side, in milliseconds."""
+    """Bounds every wait on the server's side, in milliseconds; and the isolation that a statement
+    without BEGIN gets."""
     return {
         "application_name": application_name,
+        "default_transaction_isolation": "read committed",
         "lock_timeout": str(_LOCK_TIMEOUT_MS),
         "statement_timeout": str(_STATEMENT_TIMEOUT_MS),
         "idle_in_transaction_session_timeout": str(_IDLE_TRANSACTION_TIMEOUT_MS),

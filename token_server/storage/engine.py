@@ -9,9 +9,10 @@ Every environmental failure leaves as UnavailableError. Must not hold a domain r
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from sqlalchemy import URL, Connection, event, exc, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -24,6 +25,7 @@ from token_server.storage.database_url import (
     parse_database_url,
     session_settings,
 )
+from token_server.storage.direct import DirectWriter, Row
 from token_server.storage.errors import translate
 from token_server.storage.write_lock import WriteLock
 
@@ -34,6 +36,13 @@ MINIMUM_SQLITE = (3, 35, 0)  # RETURNING; UPDATE ... FROM came with 3.33
 _WRITE_TURN_TIMEOUT_S = 5.0
 _SQLITE_BUSY_TIMEOUT_S = 2.0  # only programs that do not know our lock make SQLite itself wait
 _SQLITE_READERS = 4
+_WRITER_PRAGMAS = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA journal_size_limit=67108864",
+)
+_READER_PRAGMAS = ("PRAGMA query_only=ON", "PRAGMA wal_autocheckpoint=0")
 _POOL_TIMEOUT_S = 5.0
 
 
@@ -48,6 +57,8 @@ class Backend(Protocol):
     def write(
         self, wait_s: float | None
     ) -> contextlib.AbstractAsyncContextManager[AsyncConnection]: ...
+
+    async def write_alone(self, statement: str, values: Sequence[object]) -> list[Row]: ...
 
     async def close(self) -> None: ...
 
@@ -80,6 +91,15 @@ class Store:
         with _translated():
             async with self._backend.write(wait_s) as conn:
                 yield conn
+
+    async def write_alone(self, statement: str, values: Sequence[object]) -> list[Row]:
+        """One statement of the engine's own that is a whole transaction; its rows, durable.
+
+        Without what SQLAlchemy does around a transaction, which costs more than a signature.
+        """
+        self._require_open()
+        with _translated():
+            return await self._backend.write_alone(statement, values)
 
     async def close(self) -> None:
         if not self._is_closed:
@@ -126,6 +146,7 @@ class _SqliteBackend:
         self.path: Path | None = path
         self._writer, self._readers = engines
         self._lock = WriteLock(path, _WRITE_TURN_TIMEOUT_S)
+        self._direct = DirectWriter(partial(_connect_sqlite, path))
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -137,16 +158,24 @@ class _SqliteBackend:
         async with self._lock.hold(wait_s), self._writer.begin() as conn:
             yield conn
 
+    async def write_alone(self, statement: str, values: Sequence[object]) -> list[Row]:
+        async with self._lock.hold():
+            return await self._direct.run(statement, values)
+
     async def close(self) -> None:
         await self._readers.dispose()
         try:
             # The last connection to close checkpoints: that is a write like any other.
             async with self._lock.hold():
-                await self._writer.dispose()
+                await self._close_writers()
         except UnavailableError:
-            await self._writer.dispose()  # somebody else is alive, so ours is not the last
+            await self._close_writers()  # somebody else is alive, so ours are not the last
         finally:
             self._lock.close()
+
+    async def _close_writers(self) -> None:
+        await self._direct.close()
+        await self._writer.dispose()
 
 
 async def _open_sqlite(address: SqliteAddress) -> Backend:
@@ -212,14 +241,8 @@ def _sqlite_engine(path: Path, *, is_writer: bool) -> AsyncEngine:
     @event.listens_for(engine.sync_engine, "connect")
     def configure(dbapi_connection: DBAPIConnection, _record: object) -> None:
         cursor = dbapi_connection.cursor()
-        if is_writer:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            cursor.execute("PRAGMA synchronous=FULL")
-            cursor.execute("PRAGMA foreign_keys=ON")
-            cursor.execute("PRAGMA journal_size_limit=67108864")
-        else:
-            cursor.execute("PRAGMA query_only=ON")
-            cursor.execute("PRAGMA wal_autocheckpoint=0")
+        for pragma in _WRITER_PRAGMAS if is_writer else _READER_PRAGMAS:
+            cursor.execute(pragma)
         cursor.close()
 
     if is_writer:
@@ -231,6 +254,15 @@ def _sqlite_engine(path: Path, *, is_writer: bool) -> AsyncEngine:
     return engine
 
 
+def _connect_sqlite(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=_SQLITE_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    for pragma in _WRITER_PRAGMAS:
+        connection.execute(pragma)
+    return connection
+
+
 # --- PostgreSQL --------------------------------------------------------------------------------
 
 
@@ -238,8 +270,10 @@ class _PostgresBackend:
     dialect: Dialect = "postgresql"
     path: Path | None = None
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, has_session: bool) -> None:
+        """`has_session` is False behind PgBouncer, where nothing outlives a transaction."""
         self._engine = engine
+        self._has_session = has_session
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -260,6 +294,16 @@ class _PostgresBackend:
                     {"wait_ms": wait_ms},
                 )
             yield conn
+
+    async def write_alone(self, statement: str, values: Sequence[object]) -> list[Row]:
+        async with self._engine.connect() as conn:
+            if not self._has_session:  # the bounds on waits travel with each transaction
+                async with conn.begin():
+                    return list(await conn.exec_driver_sql(statement, tuple(values)))
+            driver: Any = (await conn.get_raw_connection()).driver_connection
+            # Outside of BEGIN it is its own transaction, in a single round trip.
+            rows: list[Row] = await driver.fetch(statement, *values)
+            return rows
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -298,7 +342,7 @@ async def _open_postgres(address: PostgresAddress) -> Backend:
             )
             connection.exec_driver_sql(f"SELECT {calls}")
 
-    backend = _PostgresBackend(engine)
+    backend = _PostgresBackend(engine, has_session=address.prepared_statements)
     try:
         await _check_postgres(backend)
     except BaseException:

@@ -82,7 +82,8 @@ def translate(error: Exception) -> Exception | None:
         code = _code(error.orig) if error.orig is not None else ""
         statement = " ".join((error.statement or "").split())[:200]
         return StorageFailedError(f"{type(error).__name__} {code} in: {statement}")
-    if isinstance(error, exc.SQLAlchemyError | sqlite3.Error):
+    is_asyncpg = type(error).__module__.startswith("asyncpg")
+    if is_asyncpg or isinstance(error, exc.SQLAlchemyError | sqlite3.Error):
         return StorageFailedError(f"{type(error).__name__} {_code(error)}")
     return None
 

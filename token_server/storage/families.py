@@ -1,12 +1,9 @@
 """Refresh-token families: one row per login, changed only by conditional writes (refresh.md).
 
-`rotate_families` is the one statement that spends a refresh token: it steps the generation of
-rows that are current, of the same client, not revoked and not expired, and nobody can be its
-second winner. Revoking and rotating meet on the row: whichever commits first decides. Reads
-decide nothing here. RFC 6749 §6, RFC 9700 §4.14.
+What spends a refresh token is in rotation.py. Revoking and rotating meet on the row: whichever
+commits first decides. Reads decide nothing here. RFC 6749 §6, RFC 9700 §4.14.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +11,6 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     CursorResult,
-    Row,
     bindparam,
     case,
     delete,
@@ -27,12 +23,10 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_server.records import Family
-from token_server.storage.batch import Batcher, RotationEntry, Work
-from token_server.storage.engine import Store
 from token_server.storage.schema import clients, families, join_words, split_words
 
 _C = families.c
-_COLUMN_NAMES = (
+COLUMN_NAMES = (
     "seq",
     "family_id",
     "sid",
@@ -57,12 +51,13 @@ _COLUMN_NAMES = (
 )
 # Read with the family, so that a refreshed token says what the user may do today. The cast is for
 # SQLite, which knows no type in RETURNING and would scan the table without it.
-_ROLES = "coalesce((SELECT roles FROM users WHERE user_id = CAST({f}.user_id AS TEXT)), '')"
+ROLES = "coalesce((SELECT roles FROM users WHERE user_id = CAST({f}.user_id AS TEXT)), '')"
 _COLUMNS = (
-    *(_C[name] for name in _COLUMN_NAMES),
-    literal_column(_ROLES.format(f="families")).label("roles"),
+    *(_C[name] for name in COLUMN_NAMES),
+    literal_column(ROLES.format(f="families")).label("roles"),
 )
 
+_FIELDS = (*COLUMN_NAMES, "roles")
 _IS_FAMILY = _C.family_id == bindparam("for_family_id")
 _IS_LIVE = _C.revoked_at.is_(None)
 _FIND = select(*_COLUMNS).where(_C.family_id == bindparam("family_id"))
@@ -196,46 +191,6 @@ _PRUNE = delete(families).where(
     )
 )
 
-# The set-based UPDATE differs between the engines and goes to the driver as it is: it is the
-# hottest statement, and a plain text costs no compilation.
-_IS_CURRENT = (
-    "{f}.generation = e.generation AND {f}.client_id = e.client_id AND {f}.revoked_at IS NULL"
-    " AND {f}.idle_expires_at > e.now AND {f}.absolute_expires_at > e.now"
-)
-_ROTATE_POSTGRES = f"""
-WITH e AS (
-    SELECT f.seq, e.generation, e.client_id, e.now, e.idle_ttl_s
-    FROM unnest($1::bytea[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[])
-        AS e (family_id, generation, client_id, now, idle_ttl_s)
-    JOIN families AS f ON f.family_id = e.family_id
-    WHERE {_IS_CURRENT.format(f="f")}
-    ORDER BY f.seq
-    FOR UPDATE OF f
-)
-UPDATE families AS f
-SET generation = f.generation + 1,
-    rotated_at = e.now,
-    idle_expires_at = least(e.now + e.idle_ttl_s, f.absolute_expires_at)
-FROM e
-WHERE f.seq = e.seq AND {_IS_CURRENT.format(f="f")}
-RETURNING {", ".join("f." + name for name in _COLUMN_NAMES)}, {_ROLES.format(f="f")} AS roles
-"""  # noqa: S608 - constants of this module
-
-
-@functools.cache  # one text for each size of a batch
-def _rotate_sqlite(size: int) -> str:
-    rows = ", ".join(["(?, ?, ?, ?, ?)"] * size)
-    return f"""
-WITH e (family_id, generation, client_id, now, idle_ttl_s) AS (VALUES {rows})
-UPDATE families
-SET generation = families.generation + 1,
-    rotated_at = e.now,
-    idle_expires_at = min(e.now + e.idle_ttl_s, families.absolute_expires_at)
-FROM e
-WHERE families.family_id = e.family_id AND {_IS_CURRENT.format(f="families")}
-RETURNING {", ".join(_COLUMN_NAMES)}, {_ROLES.format(f="families")} AS roles
-"""  # noqa: S608 - constants of this module and a count
-
 
 async def insert_family(conn: AsyncConnection, new: NewFamily) -> Family | None:
     """None when there is no such client or it is disabled. In the same block, after
@@ -260,36 +215,7 @@ async def list_families(
 ) -> list[Family]:
     """The user's live sessions, the newest login first."""
     rows = await conn.execute(_LIST, {"user_id": user_id, "now": now, "limit": limit})
-    return [_family_of(row) for row in rows]
-
-
-async def rotate_families(conn: AsyncConnection, entries: Sequence[RotationEntry]) -> list[Family]:
-    """Spends the entries' refresh tokens; returns the families that were stepped, in no order.
-
-    At most one entry for each family. A family that is missing from the result was not current,
-    not the client's, revoked or expired at its entry's `now`: read it, then decide.
-    """
-    if not entries:
-        return []
-    if conn.dialect.name == "postgresql":
-        columns = zip(*(_entry_values(entry) for entry in entries), strict=True)
-        rows = await conn.exec_driver_sql(_ROTATE_POSTGRES, tuple(map(list, columns)))
-    else:
-        flat = tuple(value for entry in entries for value in _entry_values(entry))
-        rows = await conn.exec_driver_sql(_rotate_sqlite(len(entries)), flat)
-    return [_family_of(row) for row in rows]
-
-
-def rotation_batcher(store: Store) -> Batcher[RotationEntry, Family | None]:
-    """Group commit of rotations; None means that the entry stepped nothing."""
-
-    async def run(
-        conn: AsyncConnection, entries: Sequence[RotationEntry]
-    ) -> Sequence[Family | None]:
-        stepped = {family.family_id: family for family in await rotate_families(conn, entries)}
-        return [stepped.get(entry.family_id) for entry in entries]
-
-    return Batcher(store, Work(run, key=lambda entry: entry.family_id))
+    return [family_of(row) for row in rows]
 
 
 async def revoke_family(conn: AsyncConnection, family_id: bytes, reason: str, now: int) -> bool:
@@ -363,16 +289,14 @@ async def _revoke_where(
     return list((await conn.execute(revoke, values)).scalars())
 
 
-def _entry_values(entry: RotationEntry) -> tuple[bytes, int, str, int, int]:
-    return (entry.family_id, entry.generation, entry.client_id, entry.now, entry.idle_ttl_s)
-
-
 def _only_family(found: CursorResult[*tuple[Any, ...]]) -> Family | None:
     row = found.one_or_none()
-    return None if row is None else _family_of(row)
+    return None if row is None else family_of(row)
 
 
-def _family_of(row: Row[*tuple[Any, ...]]) -> Family:
-    values = row._asdict()
-    words = {name: split_words(values[name]) for name in ("scope", "audience", "roles")}
-    return Family(**{**values, **words})
+def family_of(row: Sequence[Any]) -> Family:
+    """From a row of COLUMN_NAMES and the roles, in this order."""
+    values = dict(zip(_FIELDS, row, strict=True))
+    for name in ("scope", "audience", "roles"):
+        values[name] = split_words(values[name])
+    return Family(**values)

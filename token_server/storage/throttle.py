@@ -63,7 +63,12 @@ def _read_sqlite(size: int) -> str:
 
 def step_batcher(store: Store) -> Batcher[Step, Decision]:
     """Group commit of steps. Steps of one bucket may share a batch, so each is its own key."""
-    return Batcher(store, Work(apply_steps, key=id))
+    return Batcher(store, Work(_apply, key=id))
+
+
+async def _apply(store: Store, steps: Sequence[Step]) -> list[Decision]:
+    async with store.write() as conn:
+        return await apply_steps(conn, steps)
 
 
 async def apply_steps(conn: AsyncConnection, steps: Sequence[Step]) -> list[Decision]:

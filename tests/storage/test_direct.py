@@ -1,0 +1,80 @@
+"""A statement that is a transaction of its own: durable, whole, and never out of its turn."""
+
+import asyncio
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.storage.test_families import start_login, stored
+from token_server.storage.direct import DirectWriter
+from token_server.storage.engine import Store
+from token_server.storage.errors import StorageFailedError
+from token_server.storage.rotation import rotate_families
+
+SETS_LABEL = {
+    "sqlite": "UPDATE families SET label = ? RETURNING label",
+    "postgresql": "UPDATE families SET label = $1 RETURNING label",
+}
+
+
+async def test_rows_come_back_and_the_change_stays(store: Store) -> None:
+    """RETURNING is read to its end, and another connection sees the change."""
+    login = await start_login(store)
+
+    rows = await store.write_alone(SETS_LABEL[store.dialect], ["phone"])
+
+    assert [tuple(row) for row in rows] == [("phone",)]
+    after = await stored(store, login.family.family_id)
+    assert after is not None
+    assert after.label == "phone"
+
+
+async def test_refused_statement_changes_nothing_and_the_next_one_works(store: Store) -> None:
+    """A value that a constraint refuses: no row changes, no value is told, and a rotation after
+    it finds a whole connection."""
+    login = await start_login(store)
+    secret = "a secret in a row"
+    statement = {
+        "sqlite": "UPDATE families SET sid = ?, generation = NULL",
+        "postgresql": "UPDATE families SET sid = $1, generation = NULL",
+    }[store.dialect]
+
+    with pytest.raises(StorageFailedError) as refused:
+        await store.write_alone(statement, [secret])
+
+    assert secret not in str(refused.value)
+    assert await stored(store, login.family.family_id) == login.family
+    assert len(await rotate_families(store, [login.entry()])) == 1
+
+
+async def test_cancelled_caller_keeps_the_turn_until_the_thread_is_done(tmp_path: Path) -> None:
+    """Otherwise the next writer would meet a transaction that is still open."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold() -> int:
+        begun.set()
+        go_on.wait(10)
+        return 1
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            tmp_path / "t.db", isolation_level=None, check_same_thread=False
+        )
+        connection.create_function("hold", 0, hold)
+        return connection
+
+    writer = DirectWriter(connect)
+    await writer.run("CREATE TABLE t (n)", ())
+    task = asyncio.create_task(writer.run("INSERT INTO t VALUES (hold())", ()))
+    await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=0.05)
+    assert not done
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert await writer.run("UPDATE t SET n = 2 RETURNING n", ()) == [(2,)]
+    await writer.close()
