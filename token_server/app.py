@@ -19,9 +19,10 @@ from token_server.web import answers
 from token_server.web.account import account_handlers
 from token_server.web.docs_ui import docs_handlers
 from token_server.web.edge import Edge
+from token_server.web.exact_paths import ExactPaths
 from token_server.web.forms import MAX_BODY_BYTES
-from token_server.web.introspection import introspection_handler
 from token_server.web.forward_auth import forward_auth_handler
+from token_server.web.introspection import introspection_handler
 from token_server.web.oauth import token_handler
 from token_server.web.openapi import openapi_handler
 from token_server.web.requests import request_id
@@ -38,8 +39,8 @@ def create_app(runtime: Runtime, more_handlers: Sequence[ASGIRouteHandler] = ())
         token_handler(runtime),
         revocation_handler(runtime),
         introspection_handler(runtime),
-        *account_handlers(runtime),
         forward_auth_handler(runtime),
+        *account_handlers(runtime),
         *well_known_handlers(runtime),
         status_list_handler(runtime),
         openapi_handler(runtime),
@@ -47,14 +48,15 @@ def create_app(runtime: Runtime, more_handlers: Sequence[ASGIRouteHandler] = ())
     ]
     if runtime.settings.mode == "dev":
         handlers += docs_handlers()
+    exact = [handler for handler in handlers if not handler.is_mount]
     app = Litestar(
-        route_handlers=handlers,
+        route_handlers=[handler for handler in handlers if handler.is_mount],
         exception_handlers={HTTPException: _http_error, Exception: _unexpected_error},
         openapi_config=None,
         logging_config=None,
         request_max_body_size=MAX_BODY_BYTES,
     )
-    return Edge(app, runtime)
+    return Edge(ExactPaths(exact, app), runtime)
 
 
 def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
