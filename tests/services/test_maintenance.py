@@ -15,6 +15,7 @@ from tests.support.people import (
     open_people,
     start_family,
 )
+from token_server.core.batch_pace import BatchPace
 from token_server.core.guess_budget import NETWORK_BUDGETS, PASSWORD_BUDGETS
 from token_server.runtime import Runtime
 from token_server.services import maintenance
@@ -72,8 +73,7 @@ async def test_prune_goes_on_until_all_is_done(
     runtime: Runtime, clock: StandingClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small batches, but no rest left for the next night."""
-    monkeypatch.setattr(maintenance, "BATCH", 2)
-    monkeypatch.setattr(maintenance, "PAUSE_S", 0.0)
+    monkeypatch.setattr(maintenance, "BatchPace", lambda: BatchPace(limit=2))
     await start_sessions(runtime, 5)
     clock.at += SESSION_S + FAMILY_MARGIN_S + 1
 

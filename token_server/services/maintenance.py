@@ -1,8 +1,8 @@
 """What an operator does to the database as a whole: upgrade, inspect, back up, prune, restore.
 
 Opens the store itself where a whole runtime would already have changed something (opening one
-upgrades the schema). Pruning goes in small batches with pauses between, so that a busy server
-never waits long for its turn to write.
+upgrades the schema). Pruning goes in batches that are bounded by time, with pauses between, so that
+a busy server never waits long for its turn to write (core/batch_pace.py).
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Literal, assert_never
 
 from token_server.config import Settings
 from token_server.config_values import hide_password
+from token_server.core.batch_pace import BatchPace
 from token_server.errors import OperatorError
 from token_server.records import AuditEvent, AuditEventType
 from token_server.runtime import Clock, Runtime
@@ -39,8 +40,6 @@ PrunedKind = Literal[
     "sessions", "audit_events", "throttles", "machine_blocks", "denied_tokens", "api_keys"
 ]
 
-BATCH = 500
-PAUSE_S = 0.05
 # Expired sessions stay this long: tokens of theirs may live for a day, and people ask questions.
 FAMILY_MARGIN_S = 7 * 86400
 DENIED_MARGIN_S = 3600  # beyond any clock's difference
@@ -200,28 +199,30 @@ def missing_file(settings: Settings) -> Path | None:
 
 
 async def _prune(runtime: Runtime, kind: PrunedKind, before: int) -> int:
-    total = 0
+    total, pace = 0, BatchPace()
     while True:
+        limit = pace.limit
         async with runtime.store.write() as connection:
+            begun_at = runtime.clock.monotonic()  # not while waiting for the turn
             match kind:
                 case "sessions":
-                    count = await families.prune_families(connection, before, BATCH)
+                    count = await families.prune_families(connection, before, limit)
                 case "audit_events":
-                    count = await audit.prune_events(connection, before, BATCH)
+                    count = await audit.prune_events(connection, before, limit)
                 case "throttles":
-                    count = await throttle.prune_throttles(connection, before, BATCH)
+                    count = await throttle.prune_throttles(connection, before, limit)
                 case "machine_blocks":
-                    count = await status.prune_blocks(connection, before, BATCH)
+                    count = await status.prune_blocks(connection, before, limit)
                 case "denied_tokens":
-                    count = await status.prune_denied(connection, before, BATCH)
+                    count = await status.prune_denied(connection, before, limit)
                 case "api_keys":
-                    count = await api_keys.prune_keys(connection, before, BATCH)
+                    count = await api_keys.prune_keys(connection, before, limit)
                 case _:
                     assert_never(kind)
         total += count
-        if count < BATCH:
+        if count < limit:
             return total
-        await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(pace.pause_after(runtime.clock.monotonic() - begun_at))
 
 
 @asynccontextmanager
