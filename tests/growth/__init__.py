@@ -1,0 +1,1 @@
+"""Millions of sessions: loading them, and what they cost."""
