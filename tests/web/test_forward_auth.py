@@ -1,12 +1,19 @@
 """`GET /oauth2/forward-auth`: what a proxy is told, whatever it and its clients send."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests.support.contract import Contract
+from tests.support.forward_auth import (
+    HERE,
+    INVALID_TOKEN,
+    NAMES,
+    PATH,
+    ask,
+    assert_refused,
+    bearer,
+    identity,
+)
 from tests.support.server import (
     AUDIENCE,
     EMAIL,
@@ -23,10 +30,6 @@ from token_server.services.sessions import revoke_session
 from token_server.services.user_profile import set_roles
 from token_server.services.users import disable_user
 
-PATH = "/oauth2/forward-auth"
-HERE = {"audience": AUDIENCE}
-BILLING = "https://billing.example"
-NAMES = ("subject", "client-id", "scope", "roles", "session", "actor", "api-key-id")
 MISUNDERSTOOD = (
     "scopes=orders:read",
     "scope=",
@@ -49,10 +52,6 @@ MISUNDERSTOOD = (
     "Audience=https://orders.example",
     "scope=" + "a" * 5000,
 )
-INVALID_TOKEN = (
-    'Bearer realm="token-server", error="invalid_token", error_description="The access token is '
-    'malformed, expired, revoked or not meant for this service."'
-)
 
 
 @pytest.fixture
@@ -63,42 +62,6 @@ async def world(server: RunningServer) -> World:
 @pytest.fixture
 async def sqlite_world(sqlite_server: RunningServer) -> World:
     return await World.make(sqlite_server)
-
-
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
-
-
-async def ask(
-    world: World,
-    headers: Mapping[str, str] | list[tuple[str, str]],
-    query: Mapping[str, str | list[str]] | None = None,
-    method: str = "GET",
-) -> httpx.Response:
-    """The answer, which is one that the OpenAPI document names."""
-    answer = await world.server.http.request(
-        method, PATH, headers=headers, params=HERE if query is None else query
-    )
-    document = (await world.server.http.get("/openapi.json")).json()
-    if method == "GET":
-        Contract(document).check(answer)
-    assert answer.headers["cache-control"] == "no-store"
-    assert not [name for name in answer.headers if name.startswith("access-control-")]
-    return answer
-
-
-def identity(answer: httpx.Response) -> dict[str, str]:
-    """The identity headers of a 200, which are always all there."""
-    assert answer.status_code == 200, answer.text
-    assert answer.content == b""
-    return {name: answer.headers[f"x-auth-{name}"] for name in NAMES}
-
-
-def assert_refused(answer: httpx.Response, status: int, error: str) -> None:
-    assert (answer.status_code, answer.json()["error"]) == (status, error), answer.text
-    assert answer.headers["www-authenticate"].startswith('Bearer realm="token-server"')
-    assert "x-auth-subject" not in answer.headers
-    assert "authorization" not in answer.headers
 
 
 # --- who passes ----------------------------------------------------------------------------------
