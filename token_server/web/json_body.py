@@ -26,7 +26,7 @@ from token_server.web.requests import header_values
 T = TypeVar("T", bound=msgspec.Struct)
 
 _MEDIA_TYPE = "application/json"
-_FIELD = re.compile(r"at `\$\.([a-z_]+)(?:\[\.\.\.\])?`|field `([a-z_]+)`")
+_FIELD = re.compile(r"at `\$\.([a-z_]+)(?:\[[0-9.]+\])?`|field `([a-z_]+)`")
 
 
 async def read_json(scope: HTTPScope, receive: Receive, kind: type[T]) -> T:
