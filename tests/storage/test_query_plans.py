@@ -27,7 +27,8 @@ from token_server.storage import (
     throttle,
     users,
 )
-from token_server.storage.engine import Dialect, Store
+from token_server.storage.backend import Dialect
+from token_server.storage.engine import Store
 from token_server.storage.family_sweeps import Sweep, begin_sweep
 from token_server.storage.rotation import rotation_statement
 from token_server.storage.status import Revoked

@@ -25,9 +25,10 @@ from token_server.services.installation import versions
 from token_server.services.key_health import keyring_checks
 from token_server.services.keys import KeyPlace, keys_opened
 from token_server.services.maintenance import missing_file
-from token_server.storage.engine import MINIMUM_SQLITE, Store, open_store
+from token_server.storage.engine import Store, open_store
 from token_server.storage.inspection import DatabaseFacts, describe_database
 from token_server.storage.migrations import schema_status
+from token_server.storage.sqlite_backend import MINIMUM_SQLITE
 
 WAL_RESET_FIXED = (3, 51, 3)
 LEAST_FREE_BYTES = 256 * 1024 * 1024

@@ -1,8 +1,8 @@
-"""One statement as a transaction of its own, straight through SQLite's driver in one thread.
+"""The hottest statements, straight through SQLite's driver, in one thread each way.
 
 Through SQLAlchemy and aiosqlite a transaction is five hops between threads and costs several
-signatures; this is one hop. For the hottest statement only. Whoever calls has the turn to write;
-the connection is as the other writer's. Must not hold a query.
+signatures, a look-up two and more than one; here either is one hop, and look-ups that come while
+the thread is busy share the next. Must not hold a query.
 """
 
 import asyncio
@@ -14,10 +14,11 @@ from functools import partial
 from typing import Any
 
 Row = Sequence[Any]
+Bound = tuple[str, Sequence[object]]  # a statement and its values
 
 
-class DirectWriter:
-    """A connection that is opened at first use, and its thread."""
+class _Connection:
+    """Opened at first use, in a thread of its own; what failed is not used again."""
 
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
         """`connect` makes a connection without transactions of its own (isolation_level=None)
@@ -25,6 +26,26 @@ class DirectWriter:
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
         self._thread = ThreadPoolExecutor(1, "sqlite-direct")
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+        self._thread.shutdown()
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):  # closing rolls back
+                connection.close()
+
+
+class DirectWriter(_Connection):
+    """One statement as a transaction of its own. Whoever calls has the turn to write, also for
+    `close`, since the last connection of all checkpoints."""
 
     async def run(self, statement: str, values: Sequence[object]) -> list[Row]:
         """All rows, once they are durable. Raises sqlite3.Error, and then nothing has changed.
@@ -39,26 +60,65 @@ class DirectWriter:
             await asyncio.wait([done])
             raise
 
-    async def close(self) -> None:
-        """In a turn to write, since the last connection of all checkpoints."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
-        self._thread.shutdown()
-
     def _transact(self, statement: str, values: Sequence[object]) -> list[Row]:
-        if self._connection is None:
-            self._connection = self._connect()
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            rows = self._connection.execute(statement, values).fetchall()
-            self._connection.execute("COMMIT")
+            connection = self._connected()
+            connection.execute("BEGIN IMMEDIATE")
+            rows = connection.execute(statement, values).fetchall()
+            connection.execute("COMMIT")
         except BaseException:
-            # A new connection next time: what failed may have left anything behind.
             self._disconnect()
             raise
         return rows
 
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(sqlite3.Error):  # closing rolls back
-                connection.close()
+
+Asked = tuple[Sequence[Bound], "asyncio.Future[list[list[Row]]]"]
+
+
+class DirectReader(_Connection):
+    """Look-ups, each by one or more statements."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        super().__init__(connect)
+        self._waiting: list[Asked] = []
+        self._is_busy = False
+
+    async def run(self, statements: Sequence[Bound]) -> list[list[Row]]:
+        """The rows of each statement; each sees what is committed when it begins. Raises
+        sqlite3.Error."""
+        found: asyncio.Future[list[list[Row]]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((statements, found))
+        if not self._is_busy:
+            self._go_on()
+        return await found
+
+    def _go_on(self) -> None:
+        self._is_busy = bool(self._waiting)
+        if self._is_busy:
+            asked, self._waiting = self._waiting, []
+            loop = asyncio.get_running_loop()
+            done = loop.run_in_executor(self._thread, self._look_up, asked)
+            done.add_done_callback(partial(self._settle, asked))
+
+    def _settle(
+        self, asked: list[Asked], done: "asyncio.Future[list[list[list[Row]] | Exception]]"
+    ) -> None:
+        for (_, found), answer in zip(asked, done.result(), strict=True):
+            if found.done():  # whoever asked has gone
+                continue
+            if isinstance(answer, Exception):
+                found.set_exception(answer)
+            else:
+                found.set_result(answer)
+        self._go_on()
+
+    def _look_up(self, asked: list[Asked]) -> list[list[list[Row]] | Exception]:
+        return [self._answer(statements) for statements, _ in asked]
+
+    def _answer(self, statements: Sequence[Bound]) -> list[list[Row]] | Exception:
+        try:
+            connection = self._connected()
+            return [connection.execute(text, values).fetchall() for text, values in statements]
+        except Exception as error:  # noqa: BLE001 - handed to whoever asked
+            self._disconnect()
+            return error

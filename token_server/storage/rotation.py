@@ -9,8 +9,9 @@ import functools
 from collections.abc import Sequence
 
 from token_server.records import Family
+from token_server.storage.backend import Dialect
 from token_server.storage.batch import Batcher, RotationEntry, Work
-from token_server.storage.engine import Dialect, Store
+from token_server.storage.engine import Store
 from token_server.storage.families import COLUMN_NAMES, ROLES, family_of
 
 _IS_CURRENT = (

@@ -1,0 +1,151 @@
+"""PostgreSQL: one bounded pool, READ COMMITTED, bounded lock and statement times.
+
+Must not hold a domain rule or a query.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, event, exc, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from token_server.errors import OperatorError
+from token_server.storage.backend import POOL_TIMEOUT_S, Asked, Backend, Dialect
+from token_server.storage.database_url import PostgresAddress, session_settings
+from token_server.storage.direct import Row
+from token_server.storage.errors import translate
+
+_PROTOCOL_VIOLATION = "08P01"
+
+
+class _PostgresBackend:
+    dialect: Dialect = "postgresql"
+    path: Path | None = None
+
+    def __init__(self, engine: AsyncEngine, *, has_session: bool) -> None:
+        """`has_session` is False behind PgBouncer, where nothing outlives a transaction."""
+        self._engine = engine
+        self._has_session = has_session
+
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        async with self._engine.connect() as conn:
+            await conn.execution_options(postgresql_readonly=True)
+            yield conn
+
+    @contextlib.asynccontextmanager
+    async def write(self, wait_s: float | None) -> AsyncIterator[AsyncConnection]:
+        async with self._engine.begin() as conn:
+            if wait_s is not None:
+                wait_ms = str(int(wait_s * 1000))
+                await conn.execute(
+                    text(
+                        "SELECT set_config('lock_timeout', :wait_ms, true),"
+                        " set_config('statement_timeout', :wait_ms, true)"
+                    ),
+                    {"wait_ms": wait_ms},
+                )
+            yield conn
+
+    async def read_alone(self, queries: Sequence[Asked]) -> list[list[Row]]:
+        if not self._has_session:
+            async with self.read() as conn:
+                return [list((await conn.execute(q.statement, v)).all()) for q, v in queries]
+        async with self._engine.connect() as conn:
+            driver: Any = (await conn.get_raw_connection()).driver_connection
+            found: list[list[Row]] = []
+            for query, values in queries:
+                text_, bound = query.bind("postgresql", values)
+                found.append(await driver.fetch(text_, *bound))
+            return found
+
+    async def write_alone(self, statement: str, values: Sequence[object]) -> list[Row]:
+        async with self._engine.connect() as conn:
+            if not self._has_session:  # the bounds on waits travel with each transaction
+                async with conn.begin():
+                    return list(await conn.exec_driver_sql(statement, tuple(values)))
+            driver: Any = (await conn.get_raw_connection()).driver_connection
+            # Outside of BEGIN it is its own transaction, in a single round trip.
+            rows: list[Row] = await driver.fetch(statement, *values)
+            return rows
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+
+async def open_postgres(address: PostgresAddress) -> Backend:
+    try:
+        engine = create_async_engine(
+            address.url,
+            hide_parameters=True,
+            pool_size=address.pool_size,
+            max_overflow=0,
+            pool_timeout=POOL_TIMEOUT_S,
+            isolation_level="READ COMMITTED",
+            connect_args=dict(address.connect_args),
+        )
+    except ImportError:
+        raise OperatorError(
+            'PostgreSQL needs asyncpg: pip install "token-server[postgres]".'
+        ) from None
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def refuse_closed(dbapi_connection: DBAPIConnection, _record: object, _proxy: object) -> None:
+        # asyncpg has already noticed when the server went away: reconnect instead of failing.
+        if dbapi_connection.driver_connection.is_closed():
+            raise exc.DisconnectionError
+
+    if not address.prepared_statements:
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def bound_waits(connection: Connection) -> None:
+            # Behind PgBouncer no session setting survives: the bounds travel with each transaction.
+            calls = ", ".join(
+                f"set_config('{name}', '{value}', true)"
+                for name, value in session_settings().items()
+            )
+            connection.exec_driver_sql(f"SELECT {calls}")
+
+    backend = _PostgresBackend(engine, has_session=address.prepared_statements)
+    try:
+        await _check(backend)
+    except BaseException:
+        await backend.close()
+        raise
+    return backend
+
+
+async def _check(backend: _PostgresBackend) -> None:
+    try:
+        async with asyncio.timeout(2 * POOL_TIMEOUT_S), backend.read() as conn:
+            version = (await conn.execute(text("SHOW server_version_num"))).scalar_one()
+    except Exception as error:
+        state = _sqlstate(error)
+        if state.startswith("28"):
+            raise OperatorError(
+                "PostgreSQL refused the user or password of DATABASE_URL."
+            ) from None
+        if state == "3D000":
+            raise OperatorError(
+                "The PostgreSQL database named in DATABASE_URL does not exist: create it first."
+            ) from None
+        if state == _PROTOCOL_VIOLATION and "startup parameter" in str(error):
+            raise OperatorError(
+                "DATABASE_URL leads to a connection pooler that refuses session settings "
+                "(PgBouncer): add ?prepared_statements=off to it."
+            ) from None
+        translated = translate(error)
+        if translated is None:
+            raise
+        raise translated from None
+    if int(version) < 130000:
+        raise OperatorError("PostgreSQL 13 or newer is needed.")
+
+
+def _sqlstate(error: BaseException) -> str:
+    inner = getattr(error, "orig", None) or error
+    return str(getattr(inner, "sqlstate", None) or "")

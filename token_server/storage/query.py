@@ -1,0 +1,37 @@
+"""A SELECT that is compiled once for each engine and goes to the driver as text.
+
+For look-ups by key on hot paths: what SQLAlchemy does around them costs more than they do. Rows
+come back as the driver has them: a truth value of SQLite is 0 or 1.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Select
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.postgresql import asyncpg
+
+from token_server.storage.direct import Bound
+
+_DIALECTS = {
+    "sqlite": sqlite.dialect(paramstyle="qmark"),
+    "postgresql": asyncpg.PGDialect_asyncpg(),  # type: ignore[no-untyped-call]
+}
+
+
+class Query:
+    """One SELECT of ours."""
+
+    def __init__(self, statement: Select[*tuple[Any, ...]]) -> None:
+        self.statement = statement
+
+    def bind(self, dialect: str, values: Mapping[str, object]) -> Bound:
+        """Text and values for the driver; `values` names every parameter of the statement."""
+        text, names, constants = self._compiled(dialect)
+        return text, [values[name] if name in values else constants[name] for name in names]
+
+    @functools.cache  # noqa: B019 - queries are constants of modules
+    def _compiled(self, dialect: str) -> tuple[str, tuple[str, ...], Mapping[str, object]]:
+        compiled = self.statement.compile(dialect=_DIALECTS[dialect])
+        return str(compiled), tuple(compiled.positiontup or ()), compiled.params
