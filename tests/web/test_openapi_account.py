@@ -19,8 +19,9 @@ from tests.support.server import (
     make_settings,
     running_server,
 )
+from token_server.core.api_key import format_api_key
 from token_server.grants.registry import GRANTS
-from token_server.web.account import PREFIX
+from token_server.web.account_call import PREFIX
 from token_server.web.cookies import COOKIE_NAME
 from token_server.web.openapi import openapi_document
 
@@ -132,12 +133,47 @@ async def use_the_cookie(call: Caller) -> None:
     assert cleared.headers["set-cookie"].startswith(f"{COOKIE_NAME}=;")
 
 
+async def use_api_keys(call: Caller, access: str) -> None:
+    """What there is to be answered about API keys, and to them."""
+    other = (await call("POST", "/login", LOGIN)).json()["access_token"]
+    made = (await call("POST", "/api-keys", {"name": "Nightly export"}, access)).json()
+    as_key: dict[str, Any] = {"headers": {"X-API-Key": made["api_key"]}}
+    one = f"/api-keys/{made['id']}"
+    found = (await call("GET", "/sessions", **as_key)).json()["sessions"]
+    for path in ("/me", "/api-keys", one, f"/sessions/{found[0]['id']}"):
+        assert (await call("GET", path, **as_key)).status_code == 200
+    for method in ("GET", "DELETE"):
+        refusal = await call.code(method, "/api-keys/key_unknown", token=access)
+        assert refusal == (404, "api_key_not_found")
+    for _ in range(19):
+        assert (await call("POST", "/api-keys", {"name": "x"}, access)).status_code == 201
+    refusal = await call.code("POST", "/api-keys", {"name": "x"}, access)
+    assert refusal == (409, "too_many_api_keys")
+    call.server.clock.advance(302)  # a changed password begins a second later
+    for method, path in (("POST", "/api-keys"), ("DELETE", one), ("DELETE", "/api-keys")):
+        body = {"name": "x"} if method == "POST" else {}
+        refusal = await call.code(method, path, body, access)
+        assert refusal == (401, "reauthentication_required")
+    proof = {"current_password": PASSWORD}
+    assert (await call("DELETE", one, proof, access)).status_code == 204
+    assert (await call("DELETE", "/api-keys", proof, access)).json() == {"api_keys_revoked": 19}
+    for method, path, operation in call.contract.operations():
+        if not path.startswith(PREFIX):
+            continue
+        own, is_read = path.removeprefix(PREFIX), {"apiKey": []} in operation["security"]
+        expected = (401, "api_key_refused") if is_read else (403, "api_key_not_allowed")
+        assert await call.code(method, own, headers={"X-API-Key": "junk"}) == expected
+        refusal = await call.code(method, own, token=other, headers={"X-API-Key": "junk"})
+        assert refusal == (400, "credentials_ambiguous")
+
+
 async def send_bad_bodies(call: Caller) -> None:
     """Each operation that reads a body refuses what is none."""
     bodies = {"/register": "POST", "/login": "POST", "/refresh": "POST", "/sessions": "DELETE"}
     bodies |= {"/change-password": "POST", "/sessions/ses_unknown": "DELETE"}
+    bodies |= {"/api-keys": "POST", "/api-keys/key_unknown": "DELETE"}
     as_json = {"Content-Type": "application/json"}
-    for path, method in bodies.items():
+    for path, method in (*bodies.items(), ("/api-keys", "DELETE")):
         for content, headers, expected in (
             ("{", as_json, (400, "malformed_json")),
             ('{"x": 1}', as_json, (400, "invalid_field")),
@@ -154,19 +190,29 @@ async def ask_until_refused(call: Caller) -> None:
     other = (await call("POST", "/login", LOGIN)).json()["access_token"]
     found = (await call("GET", "/sessions", token=other)).json()["sessions"]
     [own] = [each["id"] for each in found if each["is_current"]]
+    key = (await call("POST", "/api-keys", {"name": "x"}, other)).json()
+    forged = format_api_key(key["id"], bytes(32))
     for method, path, body in (
         ("POST", "/login", {**LOGIN, "password": "wrong"}),
         ("POST", "/register", ACCOUNT),
         ("POST", "/change-password", {**proof, "new_password": PASSWORD + "?"}),
         ("DELETE", "/sessions", proof),
         ("DELETE", f"/sessions/{own}", proof),
+        ("POST", "/api-keys", {**proof, "name": "x"}),
+        ("DELETE", "/api-keys", proof),
+        ("DELETE", f"/api-keys/{key['id']}", proof),
         ("POST", "/refresh", {"refresh_token": tokens["refresh_token"]}),
     ):
-        for _ in range(300):
-            if (await call(method, path, body, access)).status_code == 429:
-                break
-        else:
-            raise AssertionError(f"{path} is not counted")
+        await ask_for_429(call, method, path, body, token=access)
+    for path in ("/me", "/sessions", "/sessions/x", "/api-keys", "/api-keys/x"):
+        await ask_for_429(call, "GET", path, headers={"X-API-Key": forged})
+
+
+async def ask_for_429(call: Caller, method: str, path: str, body: Any = None, **more: Any) -> None:
+    for _ in range(300):
+        if (await call(method, path, body, **more)).status_code == 429:
+            return
+    raise AssertionError(f"{method} {path} is not counted")
 
 
 async def test_account_api_answers_as_documented(call: Caller) -> None:
@@ -177,7 +223,8 @@ async def test_account_api_answers_as_documented(call: Caller) -> None:
     assert (await call("POST", "/login", new_password)).status_code == 200
     access = (await call("POST", "/login", new_password)).json()["access_token"]
     change = {"current_password": PASSWORD + "!", "new_password": PASSWORD}
-    assert (await call("POST", "/change-password", change, access)).status_code == 200
+    changed = await call("POST", "/change-password", change, access)
+    await use_api_keys(call, changed.json()["access_token"])
     await use_the_cookie(call)
     await send_bad_bodies(call)
     for method, path, operation in call.contract.operations():
@@ -186,7 +233,8 @@ async def test_account_api_answers_as_documented(call: Caller) -> None:
         own = path.removeprefix(PREFIX)
         assert await call.code(method, f"{own}?a=b") == (400, "query_refused")
         if {"accessToken": []} in operation["security"]:
-            body = {"current_password": "a", "new_password": "b"} if "change" in own else None
+            content = operation.get("requestBody", {}).get("content", {})
+            body = content["application/json"]["example"] if content else None
             assert await call.code(method, own, body) == (401, "token_missing")
     await ask_until_refused(call)
     call.server.clock.stepped_back = True
