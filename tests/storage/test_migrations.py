@@ -41,6 +41,7 @@ def _shape(connection: Connection) -> dict[str, Any]:
             "unique": sorted(inspector.get_unique_constraints(table), key=lambda u: str(u["name"])),
             "checks": sorted(inspector.get_check_constraints(table), key=lambda c: str(c["name"])),
             "foreign_keys": inspector.get_foreign_keys(table),
+            "options": inspector.get_table_options(table),
             "indexes": sorted(
                 (
                     (

@@ -17,7 +17,7 @@ from token_server.storage import meta
 from token_server.storage.engine import Store
 
 # Oldest first; a test compares them with versions/.
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 HEAD = REVISIONS[-1]
 
 UPGRADED_AT = "schema_upgraded_at"
