@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
+from tests.storage.test_api_keys import new_key
 from tests.support.databases import TEST_EPOCH
-from tests.support.records import new_client, new_secret
+from tests.support.records import new_client, new_secret, new_user
 from token_server.errors import UnavailableError
 from token_server.records import AuditEvent, AuditEventType
-from token_server.storage import audit, clients
+from token_server.storage import api_keys, audit, clients, users
 from token_server.storage.background import BackgroundWriter
 from token_server.storage.engine import Store
 
@@ -63,6 +64,25 @@ async def test_last_use_of_a_secret_is_stamped(store: Store) -> None:
         found = await clients.find_client(connection, client.client_id)
     assert found is not None
     assert found.secrets[0].last_used_at == TEST_EPOCH + 100
+
+
+async def test_last_use_of_an_api_key_is_stamped_with_it(store: Store) -> None:
+    """In the same write as what else is due."""
+    user = new_user()
+    key = new_key(user)
+    async with store.write() as connection:
+        await users.insert_user(connection, user)
+        assert await api_keys.insert_key(connection, key, 1)
+    writer = BackgroundWriter(store, lambda: 0.0, lambda: None)
+    writer.note_key_use(key.key_id, TEST_EPOCH + 100)
+    writer.note_key_use("key_gone", TEST_EPOCH + 100)
+    await until(lambda: key.key_id in writer._key_uses._written)
+    writer.note_key_use(key.key_id, TEST_EPOCH + 120)
+    await writer.close()
+    async with store.read() as connection:
+        found = await api_keys.find_key(connection, key.key_id)
+    assert found is not None
+    assert found.last_used_at == TEST_EPOCH + 100
 
 
 async def test_flood_of_events_is_bounded_and_counted(store: Store) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.storage.test_families import start_login, stored
+from token_server.errors import UnavailableError
+from token_server.storage import families
 from token_server.storage.direct import DirectWriter
 from token_server.storage.engine import Store
 from token_server.storage.errors import StorageFailedError
@@ -78,3 +80,50 @@ async def test_cancelled_caller_keeps_the_turn_until_the_thread_is_done(tmp_path
 
     assert await writer.run("UPDATE t SET n = 2 RETURNING n", ()) == [(2,)]
     await writer.close()
+
+
+async def test_look_ups_at_once_get_their_own_rows(store: Store) -> None:
+    """They share hops: each gets its own answer, an unknown id none."""
+    logins = [await start_login(store) for _ in range(5)]
+    sids = [login.family.sid for login in logins for _ in range(20)]
+
+    found = await asyncio.gather(
+        *(store.read_alone((families.BY_SID, {"sid": sid})) for sid in [*sids, "ses_unknown"])
+    )
+
+    assert [families.family_of(rows[0]).sid for (rows,) in found[:-1]] == sids
+    assert found[-1] == [[]]
+
+
+async def test_look_up_sees_what_was_committed_a_moment_ago(store: Store) -> None:
+    """No connection of a reader keeps an old picture of the database."""
+    login = await start_login(store)
+    asked = (families.BY_SID, {"sid": login.family.sid})
+    await store.read_alone(asked)
+    for generation in range(3):
+        await rotate_families(store, [login.entry(generation=generation)])
+        ((row,),) = await store.read_alone(asked)
+        assert families.family_of(row).generation == generation + 1
+
+
+async def test_look_up_on_a_closed_store_is_not_now(store: Store) -> None:
+    """Like every other read: the caller may come again, at another instance."""
+    await store.close()
+
+    with pytest.raises(UnavailableError):
+        await store.read_alone((families.BY_SID, {"sid": "ses_x"}))
+
+
+async def test_cancelled_look_up_leaves_the_others_theirs(store: Store) -> None:
+    """A client that goes away takes nobody's answer with it."""
+    login = await start_login(store)
+    asked = (families.BY_SID, {"sid": login.family.sid})
+    tasks = [asyncio.create_task(store.read_alone(asked)) for _ in range(20)]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert all(isinstance(answer, asyncio.CancelledError) for answer in answers[::2])
+    assert all(isinstance(answer, list) and len(answer[0]) == 1 for answer in answers[1::2])

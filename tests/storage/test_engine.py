@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from tests.support.databases import TEST_EPOCH as NOW
 from tests.support.databases import PostgresDatabases
 from token_server.errors import OperatorError, UnavailableError
-from token_server.storage import engine, meta
+from token_server.storage import postgres_backend, meta
 from token_server.storage.engine import Store, open_store
 from token_server.storage.errors import StorageFailedError
 
@@ -352,7 +352,7 @@ async def test_unreachable_postgres_is_unavailable() -> None:
 
 async def test_exhausted_pool_is_busy(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pool is bounded, and so is the wait for one of its connections."""
-    monkeypatch.setattr(engine, "_POOL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(postgres_backend, "POOL_TIMEOUT_S", 0.2)
     joint = "&" if "?" in postgres_url else "?"
     store = await open_store(f"{postgres_url}{joint}pool_size=1", now=lambda: NOW)
     try:

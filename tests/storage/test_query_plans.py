@@ -4,6 +4,7 @@ The planner is asked about the statements that the storage functions really send
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ from token_server.storage.engine import Store
 from token_server.storage.family_sweeps import Sweep, begin_sweep
 from token_server.storage.rotation import rotation_statement
 from token_server.storage.status import Revoked
-from token_server.storage.token_facts import TokenKey, are_clients_enabled, read_token_facts
+from token_server.storage.token_facts import FACTS, TokenKey, are_clients_enabled
 
 TAKE = Take("group", (Bucket("account", Budget(5, 10)),), NOW)
 Call = Callable[[AsyncConnection, Login], Awaitable[object]]
@@ -92,8 +93,8 @@ CALLS: dict[str, Call] = {
         c, Sweep("user", x.user.user_id, "x", NOW), 10
     ),
     "sweep_all_sessions": lambda c, _: begin_sweep(c, Sweep("everybody", "", "x", NOW), 10),
-    "read_token_facts": lambda c, x: read_token_facts(
-        c, TokenKey(x.client.client_id, x.user.user_id, "jti", 1)
+    "read_token_facts": lambda c, x: c.execute(
+        FACTS.statement, asdict(TokenKey(x.client.client_id, x.user.user_id, "jti", 1))
     ),
     "note_replay": lambda c, x: families.note_replay(c, x.family.family_id, 0),
     "prune_families": lambda c, _: families.prune_families(c, NOW, 10),

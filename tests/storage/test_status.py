@@ -65,5 +65,5 @@ async def test_denial_is_forgotten_when_its_token_has_expired(store: Store) -> N
         assert not await status.deny_token(conn, "a", NOW + 10)
         await status.deny_token(conn, "b", NOW + 20)
         assert await status.prune_denied(conn, NOW + 15, 9) == 1
-        facts = [await read_token_facts(conn, TokenKey("c", "u", jti, None)) for jti in "ab"]
-        assert [fact.is_denied for fact in facts] == [False, True]
+    read = [await read_token_facts(store, TokenKey("c", "u", jti, None), None) for jti in "ab"]
+    assert [facts.is_denied for facts, _ in read] == [False, True]

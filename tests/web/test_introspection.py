@@ -257,9 +257,18 @@ async def test_scanning_reaches_no_database(sqlite_world: World) -> None:
         if "denied_tokens" in statement or "families" in statement:
             statements.append(statement)
 
-    backend: Any = world.server.runtime.store._backend
+    store: Any = world.server.runtime.store
+    look_up = store.read_alone
+
+    async def look_up_and_note(*queries: Any) -> Any:
+        statements.append("look-up")
+        return await look_up(*queries)
+
+    store.read_alone = look_up_and_note
     engines = [
-        value.sync_engine for value in vars(backend).values() if hasattr(value, "sync_engine")
+        value.sync_engine
+        for value in vars(store._backend).values()
+        if hasattr(value, "sync_engine")
     ]
     for engine in engines:
         event.listen(engine, "before_cursor_execute", note)

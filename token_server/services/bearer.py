@@ -58,11 +58,13 @@ class BearerGuard:
             raise TokenRefusedError("machine_token")
         if claims.client_id != ACCOUNT_CLIENT_ID:
             raise TokenRefusedError("token_of_another_client")
-        async with self._runtime.store.read() as connection:
-            session = await families.find_session(connection, claims.session_id)
-            user = await users.find_user(connection, claims.subject)
-        if session is None or user is None:
+        sessions, owners = await self._runtime.store.read_alone(
+            (families.BY_SID, {"sid": claims.session_id}),
+            (users.BY_ID, {"user_id": claims.subject}),
+        )
+        if not sessions or not owners:
             raise TokenRefusedError("session_unknown")
+        session, user = families.family_of(sessions[0]), users.user_of(owners[0])
         reason = _session_problem(claims, session, context.now)
         if reason is not None:
             raise TokenRefusedError(reason)

@@ -14,7 +14,6 @@ from token_server.core.status_list import LIST_SIZE, Position, parse_uri
 from token_server.errors import UnavailableError
 from token_server.records import Family
 from token_server.runtime import Runtime
-from token_server.storage import families
 from token_server.storage.token_facts import (
     TokenFacts,
     TokenKey,
@@ -147,16 +146,13 @@ async def judge_claims(runtime: Runtime, claims: Claims) -> LiveToken | DeadToke
     if position is not None and position.name.kind == "m":
         number = runtime.status.number_at(position)
     key = TokenKey(claims.client_id, claims.subject, claims.token_id, number)
-    session = None
-    async with runtime.store.read() as connection:
-        facts = await read_token_facts(connection, key)
-        if claims.session_id is not None:
-            session = await families.find_session(connection, claims.session_id)
-        # Whoever acted before (RFC 8693 §4.1): what a client got hold of that was disabled since
-        # is worth nothing further down the chain either. The current actor is the token's client.
-        is_chain_good = len(claims.actors) < 2 or await are_clients_enabled(
-            connection, claims.actors
-        )
+    facts, session = await read_token_facts(runtime.store, key, claims.session_id)
+    # Whoever acted before (RFC 8693 §4.1): what a client got hold of that was disabled since is
+    # worth nothing further down the chain either. The current actor is the token's client.
+    is_chain_good = True
+    if len(claims.actors) > 1:
+        async with runtime.store.read() as connection:
+            is_chain_good = await are_clients_enabled(connection, claims.actors)
     reason = (
         _token_problem(facts, number)
         or (None if is_chain_good else "actor_disabled")

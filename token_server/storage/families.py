@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_server.records import Family
+from token_server.storage.query import Query
 from token_server.storage.schema import clients, families, join_words, split_words
 
 _C = families.c
@@ -62,6 +63,7 @@ _IS_FAMILY = _C.family_id == bindparam("for_family_id")
 _IS_LIVE = _C.revoked_at.is_(None)
 _FIND = select(*_COLUMNS).where(_C.family_id == bindparam("family_id"))
 _FIND_BY_SID = select(*_COLUMNS).where(_C.sid == bindparam("sid"))
+BY_SID = Query(_FIND_BY_SID)  # a row for `family_of`
 _LIST = (
     select(*_COLUMNS)
     .where(

@@ -10,7 +10,12 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import BigInteger, Text, bindparam, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from token_server.storage import meta
+from token_server.records import Family
+from token_server.storage import families, meta
+from token_server.storage.backend import Asked
+from token_server.storage.direct import Row
+from token_server.storage.engine import Store
+from token_server.storage.query import Query
 from token_server.storage.schema import clients, denied_tokens, revoked_positions, users
 from token_server.storage.schema import meta as values
 
@@ -40,7 +45,7 @@ class TokenFacts:
 
 
 _IS_SUBJECT = users.c.user_id == bindparam("subject", type_=Text)
-_FACTS = select(
+_FACTS_OF_TOKEN = select(
     select(clients.c.is_enabled)
     .where(clients.c.client_id == bindparam("client_id", type_=Text))
     .label("is_client_enabled"),
@@ -58,23 +63,37 @@ _FACTS = select(
     select(values.c.value).where(values.c.name == meta.SESSIONS_FLOOR).label("sessions_floor"),
     select(values.c.value).where(values.c.name == meta.MACHINES_FLOOR).label("machines_floor"),
 )
+FACTS = Query(_FACTS_OF_TOKEN)
 
 _ENABLED = select(clients.c.client_id).where(
     clients.c.client_id.in_(bindparam("client_ids", expanding=True)), clients.c.is_enabled
 )
 
 
-async def read_token_facts(conn: AsyncConnection, key: TokenKey) -> TokenFacts:
-    found = (await conn.execute(_FACTS, asdict(key))).one()._asdict()
+async def read_token_facts(
+    store: Store, key: TokenKey, sid: str | None
+) -> tuple[TokenFacts, Family | None]:
+    """The facts, and the session of this id if there is one."""
+    asked: list[Asked] = [(FACTS, asdict(key))]
+    if sid is not None:
+        asked.append((families.BY_SID, {"sid": sid}))
+    found = await store.read_alone(*asked)
+    session = found[1][0] if sid is not None and found[1] else None
+    return _facts_of(found[0][0]), None if session is None else families.family_of(session)
+
+
+def _facts_of(row: Row) -> TokenFacts:
+    """From a row of FACTS; a truth value may be 0 or 1."""
+    client, subject, user, password_changed_at, denied, revoked, sessions, machines = row
     return TokenFacts(
-        is_client_enabled=found["is_client_enabled"],
-        is_subject_enabled=found["is_subject_enabled"],
-        is_user_active=found["is_user_active"],
-        password_changed_at=found["password_changed_at"],
-        is_denied=found["is_denied"] is not None,
-        is_number_revoked=found["is_number_revoked"] is not None,
-        sessions_floor=int(found["sessions_floor"] or 0),
-        machines_floor=int(found["machines_floor"] or 0),
+        is_client_enabled=None if client is None else bool(client),
+        is_subject_enabled=None if subject is None else bool(subject),
+        is_user_active=None if user is None else bool(user),
+        password_changed_at=password_changed_at,
+        is_denied=denied is not None,
+        is_number_revoked=revoked is not None,
+        sessions_floor=int(sessions or 0),
+        machines_floor=int(machines or 0),
     )
 
 

@@ -5,16 +5,17 @@ takes the row's lock; so call it first in the write block that inserts the famil
 password or the active state before revoking families in theirs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Update, bindparam, exists, select, text, update
+from sqlalchemy import Update, bindparam, exists, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_server.records import Secret, User
 from token_server.storage.errors import AlreadyExistsError
+from token_server.storage.query import Query
 from token_server.storage.schema import join_words, split_words, users
 
 _C = users.c
@@ -32,7 +33,9 @@ _COLUMNS = (
     _C.last_login_at,
     _C.roles,
 )
+_NAMES = tuple(column.name for column in _COLUMNS)
 _FIND = select(*_COLUMNS).where(_C.user_id == bindparam("user_id"))
+BY_ID = Query(_FIND)  # a row for `user_of`
 _FIND_BY_EMAIL = select(*_COLUMNS).where(_C.email_canonical == bindparam("email_canonical"))
 _LIST = (
     select(*_COLUMNS)
@@ -114,18 +117,18 @@ class UserNames:
 
 async def find_user(conn: AsyncConnection, user_id: str) -> User | None:
     row = (await conn.execute(_FIND, {"user_id": user_id})).one_or_none()
-    return None if row is None else _user_of(row)
+    return None if row is None else user_of(row)
 
 
 async def find_user_by_email(conn: AsyncConnection, email_canonical: str) -> User | None:
     row = (await conn.execute(_FIND_BY_EMAIL, {"email_canonical": email_canonical})).one_or_none()
-    return None if row is None else _user_of(row)
+    return None if row is None else user_of(row)
 
 
 async def list_users(conn: AsyncConnection, after: str | None, limit: int) -> list[User]:
     """In the order of user ids, beginning behind `after` (the last one of the page before)."""
     rows = await conn.execute(_LIST, {"after": after or "", "limit": limit})
-    return [_user_of(row) for row in rows]
+    return [user_of(row) for row in rows]
 
 
 async def insert_user(conn: AsyncConnection, user: User) -> None:
@@ -228,12 +231,10 @@ async def _changed(conn: AsyncConnection, statement: Update, values: Mapping[str
     return (await conn.execute(statement, values)).rowcount == 1
 
 
-def _user_of(row: Row[*tuple[Any, ...]]) -> User:
-    values = row._asdict()
-    return User(
-        **{
-            **values,
-            "password_hash": Secret(values["password_hash"]),
-            "roles": split_words(values["roles"]),
-        }
-    )
+def user_of(row: Sequence[Any]) -> User:
+    """From a row of the columns above, in their order; a truth value may be 0 or 1."""
+    values = dict(zip(_NAMES, row, strict=True))
+    values["password_hash"] = Secret(values["password_hash"])
+    values["is_active"] = bool(values["is_active"])
+    values["roles"] = split_words(values["roles"])
+    return User(**values)
