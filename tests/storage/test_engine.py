@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from tests.support.databases import TEST_EPOCH as NOW
 from tests.support.databases import PostgresDatabases
 from token_server.errors import OperatorError, UnavailableError
-from token_server.storage import postgres_backend, meta
+from token_server.storage import meta, postgres_backend
 from token_server.storage.engine import Store, open_store
 from token_server.storage.errors import StorageFailedError
 
