@@ -83,6 +83,7 @@ def test_the_defaults_are_those_of_the_interface() -> None:
         "argon2_time_cost": "2",
         "argon2_parallelism": "1",
         "password_hash_slots": "3",
+        "password_hash_queue": "96",
         "key_lead": "1d",
         "key_rotate_every": "90d",
         "key_bits": "2048",
@@ -144,6 +145,24 @@ def test_the_master_key_is_in_the_key_directory_by_default() -> None:
 def test_hash_slots_are_shared_by_the_workers() -> None:
     """All workers together never hash on more threads than there are cores, but for the least."""
     assert load(WORKERS="64").settings.password_hash_slots == 1
+
+
+@pytest.mark.parametrize(
+    ("stated", "queue"),
+    [
+        ({}, 64),
+        ({"ARGON2_MEMORY_KIB": "38912"}, 32),
+        ({"ARGON2_MEMORY_KIB": "65536", "ARGON2_TIME_COST": "3"}, 12),
+        ({"ARGON2_MEMORY_KIB": "4194304"}, 8),
+        ({"ARGON2_MEMORY_KIB": "8", "ARGON2_TIME_COST": "1"}, 64),
+        ({"ARGON2_MEMORY_KIB": "65536", "PASSWORD_HASH_QUEUE": "5"}, 5),
+        ({"PASSWORD_HASH_QUEUE": "0"}, 0),
+    ],
+)
+def test_dearer_hashes_get_a_shorter_queue(stated: dict[str, str], queue: int) -> None:
+    """By default who waits, waits for about a second; what is stated is taken as it is."""
+    settings = load("tool", PASSWORD_HASH_SLOTS="2", **stated).settings
+    assert settings.password_hash_queue == queue
 
 
 @pytest.mark.parametrize(

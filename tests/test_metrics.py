@@ -26,6 +26,8 @@ def test_each_event_raises_its_series() -> None:
     metrics.http_requests("/oauth2/token", 404)
     metrics.hash_queue(3)
     metrics.hash_duration(0.03)
+    metrics.hash_wait(0.3)
+    metrics.hash_refused("queue_full")
     metrics.audit_dropped()
     metrics.signing_keys({KeyState.ACTIVE: 1, KeyState.NEXT: 1})
     metrics.keyring(7, 2.5)
@@ -40,6 +42,10 @@ def test_each_event_raises_its_series() -> None:
         'token_server_http_requests_total{route="/oauth2/token",status="4xx"}': 1,
         "token_server_password_hash_queue": 3,
         "token_server_password_hash_duration_seconds_count": 1,
+        'token_server_password_hash_wait_seconds_bucket{le="0.5"}': 1,
+        'token_server_password_hash_wait_seconds_bucket{le="0.25"}': 0,
+        'token_server_password_hash_refused_total{reason="queue_full"}': 1,
+        'token_server_password_hash_refused_total{reason="share_taken"}': 0,
         "token_server_audit_events_dropped_total": 1,
         'token_server_signing_keys{state="active"}': 1,
         "token_server_keyring_generation": 7,

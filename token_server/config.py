@@ -100,6 +100,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     password_hash_slots: Annotated[
         int, Meta(description="Password hashes at a time; by default the cores.", ge=1, le=256)
     ] = 1
+    password_hash_queue: Annotated[
+        int,
+        Meta(description="Password hashes that may wait; beyond them 503.", ge=0, le=10_000),
+    ] = 32
     key_lead_s: Annotated[
         int,
         Meta(

@@ -25,6 +25,7 @@ from token_server.config_values import (
     least_key_lead_s,
     origin_of,
     parse_value,
+    usual_hash_queue,
 )
 from token_server.errors import OperatorError
 
@@ -266,8 +267,11 @@ def _fill_defaults(
     default("password_hash_slots", slots, ": cores / WORKERS")
     fields = {info.name: info.default for info in msgspec.structs.fields(Settings)}
     for name, setting in SETTINGS.items():
-        if name not in ("default_audience", "browser_origins", "key_lead"):
+        if name not in ("default_audience", "browser_origins", "password_hash_queue", "key_lead"):
             default(name, fields[setting.field])
+    work_kib = values["argon2_memory_kib"] * values["argon2_time_cost"]
+    queue = usual_hash_queue(values["password_hash_slots"], work_kib)
+    default("password_hash_queue", queue, ": about a second's")
     default("default_audience", values["issuer"], ": the issuer")
     default("browser_origins", (origin_of(values["issuer"]),), ": the issuer's")
     if mode == "dev":

@@ -18,6 +18,9 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DATABASE_SCHEMES = ("sqlite", "sqlite+aiosqlite", "postgresql", "postgres")
 POSTGRES_DRIVERS = ("postgresql+asyncpg", "postgresql+psycopg")
 HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+HASH_QUEUE_PER_SLOT = 32
+LEAST_HASH_QUEUE_PER_SLOT = 4
+USUAL_HASH_WORK_KIB = 19456 * 2  # memory x passes of the default cost
 ISSUER_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 
@@ -190,6 +193,15 @@ SPECIAL_PARSERS: dict[str, Callable[[str], Any]] = {
 def least_key_lead_s(jwks_max_age_s: int, key_reload_interval_s: int, clock_skew_s: int) -> int:
     """The shortest time after which every verifier that honours our caching knows a new key."""
     return 2 * jwks_max_age_s + key_reload_interval_s + clock_skew_s
+
+
+def usual_hash_queue(slots: int, work_kib: int) -> int:
+    """A queue of about a second on a small cloud machine; `work_kib` is memory x passes.
+
+    Dearer hashes get a shorter one: who waits for many seconds has gone before the answer.
+    """
+    per_slot = HASH_QUEUE_PER_SLOT * USUAL_HASH_WORK_KIB // work_kib
+    return slots * min(max(per_slot, LEAST_HASH_QUEUE_PER_SLOT), HASH_QUEUE_PER_SLOT)
 
 
 def check_together(settings: Settings) -> list[str]:

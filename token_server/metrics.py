@@ -50,6 +50,7 @@ FORWARD_AUTH_OUTCOMES = (
 )
 KEY_STORE_OPERATIONS = ("read", "write")
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+HASH_REFUSALS = ("queue_full", "share_taken", "client_gone", "shutting_down")
 HASH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -155,6 +156,21 @@ class Metrics:
             registry=self._registry,
             buckets=HASH_SECONDS,
         )
+        self._hash_waits = Histogram(
+            "token_server_password_hash_wait_seconds",
+            "The wait of one password hash for a slot.",
+            registry=self._registry,
+            buckets=HASH_SECONDS,
+        )
+        refusals = Counter(
+            "token_server_password_hash_refused",
+            "Password hashes that were not made: no place, or nobody there to answer.",
+            ("reason",),
+            registry=self._registry,
+        )
+        self._hash_refusals = _Children[Counter](
+            refusals.labels, ((name,) for name in HASH_REFUSALS)
+        )
         self._audit_dropped = Counter(
             "token_server_audit_events_dropped",
             "Audit events that could not be stored; the log has them.",
@@ -234,6 +250,13 @@ class Metrics:
 
     def hash_duration(self, seconds: float) -> None:
         self._hash_durations.observe(seconds)
+
+    def hash_wait(self, seconds: float) -> None:
+        self._hash_waits.observe(seconds)
+
+    def hash_refused(self, reason: str) -> None:
+        """One hash that was not made; `reason` is one of HASH_REFUSALS."""
+        self._hash_refusals.get(reason).inc()
 
     def signing_keys(self, counts: Mapping[KeyState, int]) -> None:
         """How many keys are in each state; a state that is not named has none."""

@@ -15,10 +15,12 @@ from token_server.config import Settings
 from token_server.core.guess_budget import RefusedGuesses
 from token_server.core.key_store import KeyStore
 from token_server.core.replay_ledger import ReplayLedger
+from token_server.crypto.argon2id import Argon2Cost
+from token_server.crypto.hash_queue import HashCapacity
 from token_server.crypto.keyring import Keyring
 from token_server.crypto.live_keys import LiveKeys, Surroundings
 from token_server.crypto.opening import DatabaseKeys, OpenedKeys, open_keyring
-from token_server.crypto.passwords import Argon2Cost, HashCapacity, PasswordHasher
+from token_server.crypto.passwords import HashObserver, PasswordHasher
 from token_server.crypto.secrets import KEY_BYTES, MasterKeys
 from token_server.crypto.signing_pool import SigningPool, helpers_for
 from token_server.errors import OperatorError
@@ -207,10 +209,10 @@ async def open_runtime(
                 settings.argon2_time_cost,
                 settings.argon2_parallelism,
             ),
-            HashCapacity.of_slots(settings.password_hash_slots),
+            HashCapacity(settings.password_hash_slots, settings.password_hash_queue),
             token_bytes=entropy.token_bytes,
             monotonic=clock.monotonic,
-            observe=metrics.hash_duration,
+            observer=HashObserver(metrics.hash_duration, metrics.hash_wait, metrics.hash_refused),
         )
         stack.push_async_callback(hasher.close)
         background = BackgroundWriter(store, clock.monotonic, metrics.audit_dropped)

@@ -55,6 +55,34 @@ def test_a_sound_installation_passes(environ: dict[str, str]) -> None:
     names = {check["check"] for check in found["ok"]}
     assert names >= {"settings", "versions", "keys", "database", "schema", "wal", "permissions"}
     assert names >= {"clock", "disk", "signing_key", "next_key", "key_rotation"}
+    (passwords,) = (check for check in found["ok"] if check["check"] == "passwords")
+    assert "m=19456,t=2,p=1 by libsodium (PyNaCl)" in passwords["detail"]
+
+
+def test_doctor_says_when_hashing_is_slower_than_it_could_be(environ: dict[str, str]) -> None:
+    """Without the extra `fast` everything works, at twice the price; several lanes are a choice."""
+    code = (
+        "import sys\n"
+        "sys.modules['nacl'] = sys.modules['nacl.bindings'] = None\n"
+        "from token_server.__main__ import main\n"
+        "sys.argv = ['token-server', 'doctor', '--json']\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    checks = {check["check"]: check for check in json.loads(done.stdout)["checks"]}
+
+    assert "by argon2-cffi" in checks["passwords"]["detail"]
+    assert "token-server[fast]" in checks["passwords"]["fix"]
+    _, found = examine({**environ, "TOKEN_SERVER_ARGON2_PARALLELISM": "2"})
+    (several,) = (check for check in found["ok"] if check["check"] == "passwords")
+    assert "by argon2-cffi" in several["detail"]
+    assert several["fix"] == ""
 
 
 def test_postgresql_is_examined_too(environ: dict[str, str], postgres_url: str) -> None:

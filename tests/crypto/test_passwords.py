@@ -2,17 +2,20 @@
 
 import asyncio
 import os
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import argon2
 import pytest
-from argon2 import low_level
 
+from tests.support.hashing import Gate
 from token_server.crypto import passwords
-from token_server.crypto.passwords import Argon2Cost, HashCapacity, PasswordHasher
+from token_server.crypto.argon2id import Argon2Cost, derive
+from token_server.crypto.hash_queue import Asker, HashCapacity
+from token_server.crypto.passwords import HashObserver, PasswordHasher
 from token_server.errors import UnavailableError
 from token_server.records import Secret
 
@@ -43,37 +46,15 @@ async def hasher() -> AsyncIterator[PasswordHasher]:
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Work:
-    """Every Argon2 run of the library, as (memory, passes), in order."""
+    """Every run of Argon2id, as (memory, passes), in order."""
     runs: Work = []
-    real = low_level.hash_secret_raw
 
-    def record(*args: Any, **options: Any) -> bytes:
-        runs.append((options["memory_cost"], options["time_cost"]))
-        return real(*args, **options)
+    def record(password: bytes, salt: bytes, cost: Argon2Cost, length: int) -> bytes:
+        runs.append((cost.memory_kib, cost.time_cost))
+        return derive(password, salt, cost, length)
 
-    monkeypatch.setattr(passwords, "hash_secret_raw", record)
+    monkeypatch.setattr(passwords, "derive", record)
     return runs
-
-
-class Gate:
-    """Holds every Argon2 run until opened, so that load can be arranged without timing."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.open = threading.Event()
-        self.entered = 0
-        real = low_level.hash_secret_raw
-
-        def wait(*args: Any, **options: Any) -> bytes:
-            self.entered += 1
-            assert self.open.wait(30)
-            return real(*args, **options)
-
-        monkeypatch.setattr(passwords, "hash_secret_raw", wait)
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
-            while not condition():  # noqa: ASYNC110 - the threads set no asyncio event
-                await asyncio.sleep(0.001)
 
 
 @pytest.fixture
@@ -213,23 +194,6 @@ async def test_lone_surrogates_at_a_login_are_a_wrong_password(hasher: PasswordH
     assert (await hasher.verify(stored, Secret("\ud800"))).ok is False
 
 
-async def test_failing_memory_is_unavailable_and_never_a_wrong_password(
-    hasher: PasswordHasher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A host without memory answers 503, so that nobody believes to have mistyped."""
-
-    def fail(*_args: object, **_options: object) -> bytes:
-        raise argon2.exceptions.HashingError("Memory allocation error")
-
-    monkeypatch.setattr(passwords, "hash_secret_raw", fail)
-    monkeypatch.setattr(passwords, "hash_secret", fail)
-
-    with pytest.raises(UnavailableError, match="hash_failed"):
-        await hasher.verify(stored_hash("old"), PASSWORD)
-    with pytest.raises(UnavailableError, match="hash_failed"):
-        await hasher.hash(PASSWORD)
-
-
 async def test_flood_is_bounded_in_threads_and_queue(gate: Gate) -> None:
     """500 logins at once: two run, four wait, the rest is told when to come back (F 126)."""
     hasher = make_hasher(slots=2, queue=4)
@@ -311,7 +275,7 @@ async def test_slot_given_to_a_login_cancelled_in_that_moment_is_passed_on(gate:
         HashCapacity(slots=1, queue=4),
         token_bytes=os.urandom,
         monotonic=time.monotonic,
-        observe=cancel_waiting,
+        observer=HashObserver(duration=cancel_waiting),
     )
     running = asyncio.create_task(hasher.verify(None, PASSWORD))
     await gate.until(lambda: gate.entered == 1)
@@ -363,9 +327,9 @@ async def test_close_fails_waiters_and_lets_running_jobs_finish(gate: Gate) -> N
     gate.open.set()
     await closing
 
-    assert [str(answer) for answer in failed] == ["shutting_down"] * 3
+    assert [str(answer) for answer in failed] == ["hash_shutting_down"] * 3
     assert await running == passwords.Verification(ok=False)
-    with pytest.raises(UnavailableError, match="shutting_down"):
+    with pytest.raises(UnavailableError, match="hash_shutting_down"):
         await hasher.verify(None, PASSWORD)
     assert gate.entered == 1
 
@@ -390,18 +354,153 @@ async def test_retry_after_follows_the_measured_time() -> None:
     await hasher.close()
 
 
-async def test_durations_are_reported_to_the_observer() -> None:
-    """Metrics see one duration a job, whether it hashed or verified."""
-    seen: list[float] = []
+async def test_durations_and_waits_are_reported_to_the_observer(gate: Gate) -> None:
+    """Metrics see one duration and one wait a job, whether it hashed or verified."""
+    durations: list[float] = []
+    waits: list[float] = []
     hasher = PasswordHasher(
         CHEAP,
-        HashCapacity.of_slots(1),
+        HashCapacity(slots=1, queue=1),
         token_bytes=os.urandom,
         monotonic=time.monotonic,
-        observe=seen.append,
+        observer=HashObserver(duration=durations.append, wait=waits.append),
     )
-    await hasher.verify(await hasher.hash(PASSWORD), PASSWORD)
+    first = asyncio.create_task(hasher.hash(PASSWORD))
+    second = asyncio.create_task(hasher.verify(None, PASSWORD))
+    await gate.until(lambda: hasher.queue_depth == 1)
+    gate.open.set()
+    await asyncio.gather(first, second)
     await hasher.close()
 
-    assert len(seen) == 2
-    assert all(duration > 0 for duration in seen)
+    assert len(durations) == len(waits) == 2
+    assert all(duration > 0 for duration in durations)
+    assert waits[0] < waits[1]
+
+
+async def test_refusals_are_reported_by_their_reason(gate: Gate) -> None:
+    """An operator sees whether the queue is too short, one network too greedy, or clients gone."""
+    reasons: list[str] = []
+    hasher = PasswordHasher(
+        CHEAP,
+        HashCapacity(slots=1, queue=3),
+        token_bytes=os.urandom,
+        monotonic=time.monotonic,
+        observer=HashObserver(refused=reasons.append),
+    )
+    gone = asyncio.Event()
+
+    async def login(network: str) -> passwords.Verification:
+        with hasher.place(Asker(network, gone.wait)) as place:
+            return await hasher.verify(None, PASSWORD, place)
+
+    networks = ("one", "one", "one", "two", "two", "three")
+    logins = [asyncio.create_task(login(network)) for network in networks]
+    await gate.until(lambda: gate.entered == 1 and hasher.queue_depth == 3)
+    assert reasons == ["share_taken", "queue_full"]
+    gone.set()
+    await gate.until(lambda: hasher.queue_depth == 0)
+    gate.open.set()
+    await asyncio.gather(*logins, return_exceptions=True)
+    await hasher.close()
+    with pytest.raises(UnavailableError):
+        await hasher.hash(PASSWORD)
+
+    assert reasons[2:] == ["client_gone"] * 3 + ["shutting_down"]
+
+
+async def test_client_that_went_away_while_waiting_is_not_hashed_for(gate: Gate) -> None:
+    """Its place is free at once, and the slot goes to the next one who is still there."""
+    hasher = make_hasher(slots=1, queue=2)
+    gone = asyncio.Event()
+
+    async def login(asker: Asker) -> passwords.Verification:
+        with hasher.place(asker) as place:
+            return await hasher.verify(None, PASSWORD, place)
+
+    running = asyncio.create_task(login(Asker(None, gone.wait)))
+    await gate.until(lambda: gate.entered == 1)
+    leaving = asyncio.create_task(login(Asker(None, gone.wait)))
+    staying = asyncio.create_task(login(Asker(None, asyncio.Event().wait)))
+    await gate.until(lambda: hasher.queue_depth == 2)
+    gone.set()
+    with pytest.raises(UnavailableError, match="hash_client_gone"):
+        await leaving
+    assert hasher.queue_depth == 1
+    gate.open.set()
+
+    assert await running == await staying == passwords.Verification(ok=False)
+    assert gate.entered == 2
+    await hasher.close()
+
+
+async def test_connection_that_breaks_counts_as_a_departure(gate: Gate) -> None:
+    """Whatever ends the watch, an error included, nobody is there to read the answer."""
+    hasher = make_hasher(slots=1, queue=1)
+    running = asyncio.create_task(hasher.verify(None, PASSWORD))
+    await gate.until(lambda: gate.entered == 1)
+
+    async def broken() -> None:
+        raise ConnectionResetError("gone")
+
+    with (
+        hasher.place(Asker(None, broken)) as place,
+        pytest.raises(UnavailableError, match="hash_client_gone"),
+    ):
+        await hasher.verify(None, PASSWORD, place)
+    gate.open.set()
+    await running
+    await hasher.close()
+
+
+async def test_one_network_gets_half_of_the_places(gate: Gate) -> None:
+    """One source cannot keep all others out, and has its share again when it has waited."""
+    hasher = make_hasher(slots=2, queue=6)
+
+    async def login(network: str) -> str:
+        try:
+            with hasher.place(Asker(network)) as place:
+                await hasher.verify(None, PASSWORD, place)
+        except UnavailableError as error:
+            return error.reason
+        return "looked at"
+
+    greedy = [asyncio.create_task(login("greedy")) for _ in range(100)]
+    others = [asyncio.create_task(login(f"other {number}")) for number in range(4)]
+    await gate.until(lambda: gate.entered == 2 and hasher.queue_depth == 6)
+    gate.open.set()
+    answers = await asyncio.gather(*greedy)
+
+    assert (answers.count("looked at"), answers.count("hash_share_taken")) == (4, 96)
+    assert await asyncio.gather(*others) == ["looked at"] * 4
+    assert await login("greedy") == "looked at"
+    await hasher.close()
+
+
+async def test_place_is_given_back_however_its_use_ends(gate: Gate) -> None:
+    """A throttled guess, a failing database, a cancelled request: the place is free again."""
+    hasher = make_hasher(slots=1, queue=0)
+    for error in (UnavailableError("guess_budget_spent"), RuntimeError("boom")):
+        with pytest.raises(type(error)), hasher.place(Asker("here")):
+            raise error
+    gate.open.set()
+
+    assert (await hasher.verify(None, PASSWORD)).ok is False
+    await hasher.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
+async def test_hashing_threads_give_way_to_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They run at a lower priority than the thread that answers everybody else."""
+    seen: list[int] = []
+
+    def look(password: bytes, salt: bytes, cost: Argon2Cost, length: int) -> bytes:
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return derive(password, salt, cost, length)
+
+    monkeypatch.setattr(passwords, "derive", look)
+    hasher = make_hasher()
+    await hasher.verify(None, PASSWORD)
+    await hasher.close()
+
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert seen[0] > own or own == 19

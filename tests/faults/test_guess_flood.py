@@ -145,8 +145,9 @@ async def test_two_hundred_guesses_at_once_verify_no_more_than_the_budget(site: 
         refreshes = await session
     statuses = Counter(reply.status for reply in replies)
     assert 0 < verified <= limit.burst + int(elapsed_s / limit.interval_s)
-    assert statuses.keys() <= {400, 401, 429}
-    assert statuses[429] == GUESSES - verified
+    # 503: beyond the attacker's share of the hash queue, and neither counted nor looked at.
+    assert statuses.keys() <= {400, 401, 429, 503}
+    assert statuses[429] + statuses[503] == GUESSES - verified
     assert from_elsewhere.status == 200
     assert set(refreshes) == {200}
     assert right.status == 429
@@ -202,6 +203,7 @@ async def test_guessing_at_many_accounts_is_bounded_by_the_network(site: Site) -
         await flood
     verified = await site.verifications() - before - 1
     elapsed_s = time.monotonic() - started
-    assert statuses == {400: verified, 429: count - verified}
+    assert statuses.keys() <= {400, 429, 503}
+    assert (statuses[400], statuses[429] + statuses[503]) == (verified, count - verified)
     assert verified <= min(quick.burst + elapsed_s / quick.interval_s + 1, slow.burst)
     assert login.status == 200

@@ -218,24 +218,3 @@ async def test_disabling_racing_logins_leaves_no_session(server: RunningServer) 
                 assert (await server.refresh(token)).status_code == 400
         await enable_user(server.runtime, user.user_id)
     assert (await server.login())["refresh_token"]
-
-
-async def test_full_hash_queue_answers_503_not_invalid_grant(
-    sqlite_server: RunningServer,
-) -> None:
-    """A login storm beyond slots and queue is told to come back (F126)."""
-    server = sqlite_server
-    await server.add_client("app", **APP)
-    await server.add_user()
-    hasher = server.runtime.hasher
-    blocked = [asyncio.create_task(hasher._take_slot()) for _ in range(2 + 2 * 32)]
-    await asyncio.sleep(0)
-    answer = await server.token("app", grant_type="password", username=EMAIL, password=PASSWORD)
-    assert answer.status_code == 503
-    assert int(answer.headers["retry-after"]) >= 1
-    assert answer.json()["error"] == "temporarily_unavailable"
-    assert (await server.http.get("/.well-known/jwks.json")).status_code == 200
-    for _ in blocked:
-        hasher._release_slot()
-    await asyncio.gather(*blocked)
-    assert (await server.login())["access_token"]

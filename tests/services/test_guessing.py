@@ -10,7 +10,9 @@ import pytest
 from tests.support.guessing import ELSEWHERE, HERE, buckets, context
 from tests.support.people import StandingClock
 from token_server.core.guess_budget import NETWORK_BUDGETS, PASSWORD_BUDGETS
-from token_server.crypto.passwords import Argon2Cost, HashCapacity, PasswordHasher
+from token_server.crypto.argon2id import Argon2Cost
+from token_server.crypto.hash_queue import Asker, HashCapacity
+from token_server.crypto.passwords import PasswordHasher
 from token_server.errors import UnavailableError
 from token_server.records import AuditEventType, Secret
 from token_server.runtime import Runtime, open_runtime
@@ -235,7 +237,7 @@ async def test_clock_steps_neither_open_nor_lock(
         assert await log_in(runtime, password=PASSWORD) == "wait 10"
 
 
-async def test_guess_that_nobody_looked_at_is_returned(runtime: Runtime) -> None:
+async def test_guess_that_finds_no_place_is_not_counted(runtime: Runtime) -> None:
     """A full hash queue answers 503 as often as it must, and uses up nobody's budget."""
     narrow = PasswordHasher(
         Argon2Cost(8, 1, 1),
@@ -244,11 +246,40 @@ async def test_guess_that_nobody_looked_at_is_returned(runtime: Runtime) -> None
         monotonic=time.monotonic,
     )
     busy = replace(runtime, hasher=narrow)
-    await narrow._take_slot()
-    for _ in range(3 * BURST):
-        with pytest.raises(UnavailableError, match="hash_queue_full"):
-            await log_in(busy)
-    narrow._release_slot()
+    with narrow.place(Asker()):
+        for _ in range(3 * BURST):
+            with pytest.raises(UnavailableError, match="hash_queue_full"):
+                await log_in(busy)
+    assert await buckets(runtime) == []
+    await spend(busy)
+    await narrow.close()
+
+
+async def test_guess_that_nobody_looked_at_is_returned(runtime: Runtime) -> None:
+    """Whoever hangs up while waiting for a slot has not guessed, and is not hashed for."""
+    narrow = PasswordHasher(
+        Argon2Cost(8, 1, 1),
+        HashCapacity(slots=1, queue=9),
+        token_bytes=os.urandom,
+        monotonic=time.monotonic,
+    )
+    busy = replace(runtime, hasher=narrow)
+    gone = asyncio.Event()
+    leaving = replace(context(runtime), departure=gone.wait)
+    with narrow.place(Asker()) as place:
+        await narrow._queue.take_slot(place)
+        for _ in range(3 * BURST):
+            guess = asyncio.create_task(
+                authenticate_user(busy, Guess(Door.LOGIN, VICTIM), WRONG, leaving)
+            )
+            async with asyncio.timeout(30):
+                while narrow.queue_depth == 0:  # noqa: ASYNC110 - the hasher sets no event
+                    await asyncio.sleep(0.001)
+            gone.set()
+            with pytest.raises(UnavailableError, match="hash_client_gone"):
+                await guess
+            gone.clear()
+        narrow._queue.release_slot()
     await spend(busy)
     await narrow.close()
 

@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from argon2.exceptions import HashingError
 
 from tests.support.people import (
     CONTEXT,
@@ -19,7 +18,9 @@ from tests.support.people import (
     start_family,
 )
 from token_server.crypto import passwords
-from token_server.crypto.passwords import Argon2Cost, HashCapacity, PasswordHasher
+from token_server.crypto.argon2id import Argon2Cost
+from token_server.crypto.hash_queue import HashCapacity
+from token_server.crypto.passwords import PasswordHasher
 from token_server.errors import OperatorError, UnavailableError
 from token_server.records import AuditEventType, Secret, User
 from token_server.runtime import Runtime
@@ -295,12 +296,12 @@ async def test_failing_rehash_does_not_fail_the_login(
     async with open_people(sqlite_url) as runtime:
         await add_user(runtime, ALICE)
 
-    def fail(*_args: object, **_options: object) -> bytes:
-        raise HashingError("Memory allocation error")
+    def fail(*_args: object) -> str:  # where a new hash is made, and nowhere else
+        raise UnavailableError("hash_failed")
 
     async with open_people(sqlite_url, memory_kib=16) as runtime:
         with monkeypatch.context() as patch:
-            patch.setattr(passwords, "hash_secret", fail)
+            patch.setattr(passwords, "format_phc", fail)
             assert await authenticate_user(runtime, LOGIN, PASSWORD, CONTEXT) is not None
         assert "$m=8," in (await show_user(runtime, EMAIL)).password_hash.reveal()
 

@@ -68,6 +68,7 @@ def make_settings(database_url: str, directory: Path, **overrides: Any) -> Setti
         "argon2_memory_kib": 8,
         "argon2_time_cost": 1,
         "password_hash_slots": 2,
+        "password_hash_queue": 400,  # tests of guesses send many at once from one network
         "log_level": "warning",
         # As behind a proxy on this machine: a test chooses its address with `from_address`.
         "trusted_proxies": (ipaddress.ip_network("127.0.0.1/32"),),

@@ -118,6 +118,7 @@ DERIVED = {
     "browser_origins": "the issuer's origin",
     "master_key_file": "KEYS_DIR/master.key",
     "password_hash_slots": "cores / WORKERS",
+    "password_hash_queue": "32 for each slot; fewer if hashes cost more",
     "log_format": "console on a terminal, else json",
     "log_level": "info; warning for commands",
     "jwks_max_age": "5m; 5s in dev",

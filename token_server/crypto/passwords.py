@@ -1,70 +1,44 @@
-"""Password hashing: Argon2id (RFC 9106) in a bounded pool of threads with a bounded queue.
+"""Password hashing: Argon2id (RFC 9106) in a bounded pool of threads behind a bounded queue.
 
-Beyond the queue callers are told to come back, so a flood of logins costs at most `slots` times
-the memory of one hash and never blocks the event loop. An unknown user and a damaged stored hash
-cost one hash with today's parameters; a cheaper old one is padded to the same work. A dearer old
-one (the operator lowered them) costs its own time until its owner's next login: levelling up to
-it would keep every login as slow as before. Passwords come normalised (core/password_policy.py).
+A flood of logins costs at most `slots` times the memory of one hash and never blocks the event
+loop (hash_queue.py). An unknown user and a damaged stored hash cost one hash with today's
+parameters; a cheaper old one is padded to the same work. A dearer old one, or one that only
+argon2-cffi computes (argon2id.py), costs its own time until its owner's next login: levelling up
+would keep every login as slow. Passwords come normalised (core/password_policy.py).
 """
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import hmac
-import math
-import re
-from collections import deque
+import os
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from argon2.exceptions import HashingError
-from argon2.low_level import ARGON2_VERSION, Type, hash_secret, hash_secret_raw
-
-from token_server.errors import UnavailableError
+from token_server.crypto.argon2id import (
+    SALT_BYTES,
+    TAG_BYTES,
+    Argon2Cost,
+    StoredHash,
+    derive,
+    format_phc,
+    parse_phc,
+)
+from token_server.crypto.hash_queue import Asker, HashCapacity, HashQueue, Place
 from token_server.records import Secret
 
 T = TypeVar("T")
 
-_SALT_BYTES = 16
-_TAG_BYTES = 32
-_DUMMY_SALT = bytes(_SALT_BYTES)
+_DUMMY_SALT = bytes(SALT_BYTES)
 # A stored hash that asks for more is refused before any work: one row must not stop the server.
 _MAX_MEMORY_KIB = 256 * 1024
 _MAX_TIME_COST = 10
 _MAX_PARALLELISM = 16
-_QUEUE_PER_SLOT = 32
-_MAX_RETRY_AFTER_S = 30
-_MEAN_WEIGHT = 0.1  # of the newest measurement
-
-_PHC = re.compile(
-    rf"\$argon2id\$v={ARGON2_VERSION}"
-    r"\$m=([1-9][0-9]{0,9}),t=([1-9][0-9]{0,9}),p=([1-9][0-9]{0,9})"
-    r"\$([A-Za-z0-9+/]{11,86})\$([A-Za-z0-9+/]{22,86})",  # salt 8 to 64, tag 16 to 64 bytes
-    re.ASCII,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Argon2Cost:
-    memory_kib: int
-    time_cost: int
-    parallelism: int
-
-
-@dataclass(frozen=True, slots=True)
-class HashCapacity:
-    """How many hash at once (best no wider than the cores) and how many may wait for it."""
-
-    slots: int
-    queue: int
-
-    @classmethod
-    def of_slots(cls, slots: int) -> "HashCapacity":
-        """The usual queue: about a second of waiting at the default cost."""
-        return cls(slots, slots * _QUEUE_PER_SLOT)
+_NICENESS = 10  # the figures are in docs/benchmarks.md
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +50,17 @@ class Verification:
     unusable: bool = False
 
 
+def _ignore(_value: object) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
-class _StoredHash:
-    cost: Argon2Cost
-    salt: bytes
-    tag: bytes
+class HashObserver:
+    """Who wants to know: the seconds of each job and of its wait, the reason of each refusal."""
+
+    duration: Callable[[float], None] = _ignore
+    wait: Callable[[float], None] = _ignore
+    refused: Callable[[str], None] = _ignore
 
 
 class PasswordHasher:
@@ -93,136 +73,105 @@ class PasswordHasher:
         *,
         token_bytes: Callable[[int], bytes],
         monotonic: Callable[[], float],
-        observe: Callable[[float], None] | None = None,
+        observer: HashObserver | None = None,
     ) -> None:
-        """`observe` is told the seconds that each job took."""
-        if capacity.slots < 1:
-            raise ValueError("at least one slot is needed")
         self._cost = cost
-        self._capacity = capacity
         self._token_bytes = token_bytes
         self._monotonic = monotonic
-        self._observe = observe
-        self._executor = ThreadPoolExecutor(capacity.slots, thread_name_prefix="argon2")
-        self._taken = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._mean_s = 0.0
-        self._is_closed = False
+        self._observer = observer or HashObserver()
+        self._queue = HashQueue(capacity, self._observer.refused)
+        self._executor = ThreadPoolExecutor(
+            capacity.slots, thread_name_prefix="argon2", initializer=_give_way
+        )
 
     @property
     def queue_depth(self) -> int:
         """How many callers wait for a slot; the running ones are not counted."""
-        return len(self._waiting)
+        return self._queue.depth
 
-    async def hash(self, password: Secret[str]) -> Secret[str]:
+    def place(self, asker: Asker) -> AbstractContextManager[Place]:
+        """A place in the queue, for whoever has work to do before the hash, so that nothing is
+        done for what cannot be looked at. UnavailableError at once when there is none."""
+        return self._queue.place(asker)
+
+    async def hash(self, password: Secret[str], place: Place | None = None) -> Secret[str]:
         """The PHC text to store. UnavailableError when the queue is full or the server closes."""
-        salt = self._token_bytes(_SALT_BYTES)
-        return Secret(await self._run(lambda: _hash(password, salt, self._cost)))
+        salt = self._token_bytes(SALT_BYTES)
+        return Secret(await self._run(lambda: _hash(password, salt, self._cost), place))
 
-    async def verify(self, stored: Secret[str] | None, password: Secret[str]) -> Verification:
+    async def verify(
+        self, stored: Secret[str] | None, password: Secret[str], place: Place | None = None
+    ) -> Verification:
         """Whether the password is the stored one; `stored` None (unknown user) is a plain no.
 
         UnavailableError as for `hash`: never to be answered like a wrong password.
         """
-        return await self._run(lambda: _verify(stored, password, self._cost))
+        return await self._run(lambda: _verify(stored, password, self._cost), place)
 
     async def close(self) -> None:
         """Fails those who wait with UnavailableError and returns when the running jobs ended."""
-        self._is_closed = True
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_exception(UnavailableError("shutting_down"))
+        self._queue.close()
         await asyncio.to_thread(self._executor.shutdown)
 
-    async def _run(self, job: Callable[[], T]) -> T:
-        await self._take_slot()
-        if self._is_closed:  # since the turn was given
-            self._release_slot()
-            raise UnavailableError("shutting_down")
+    async def _run(self, job: Callable[[], T], place: Place | None) -> T:
+        if place is not None:
+            return await self._run_in_turn(job, place)
+        with self.place(Asker()) as own:
+            return await self._run_in_turn(job, own)
+
+    async def _run_in_turn(self, job: Callable[[], T], place: Place) -> T:
+        asked = self._monotonic()
+        await self._queue.take_slot(place)
         started = self._monotonic()
+        self._observer.wait(started - asked)
         running = asyncio.get_running_loop().run_in_executor(self._executor, job)
 
         def finish(done: asyncio.Future[T]) -> None:
-            self._release_slot()
-            self._measure(self._monotonic() - started)
+            self._queue.release_slot()
+            seconds = self._monotonic() - started
+            self._queue.learn_duration(seconds)
+            self._observer.duration(seconds)
             done.exception()  # read here too: after a cancellation nobody else does
 
         running.add_done_callback(finish)
         # A thread cannot be stopped: whoever goes away leaves the slot taken until the job ends.
         return await asyncio.shield(running)
 
-    async def _take_slot(self) -> None:
-        if self._taken < self._capacity.slots:
-            self._taken += 1
-            return
-        if len(self._waiting) >= self._capacity.queue:
-            raise UnavailableError("hash_queue_full", self._retry_after_s())
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.cancelled():
-                with contextlib.suppress(ValueError):  # a slot may have passed over it already
-                    self._waiting.remove(turn)
-            elif turn.exception() is None:  # got the slot and was cancelled in the same moment
-                self._release_slot()
-            raise
 
-    def _release_slot(self) -> None:
-        """Passes the slot on to the one who waits longest, who need not take it again."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._taken -= 1
+def _give_way() -> None:
+    """Lets the event loop run first where cores are short: a login can wait, all else cannot.
 
-    def _measure(self, seconds: float) -> None:
-        if self._mean_s == 0.0:
-            self._mean_s = seconds
-        self._mean_s += _MEAN_WEIGHT * (seconds - self._mean_s)
-        if self._observe is not None:
-            self._observe(seconds)
-
-    def _retry_after_s(self) -> int:
-        wait_s = self._mean_s * (self._taken + len(self._waiting)) / self._capacity.slots
-        return min(max(1, math.ceil(wait_s)), _MAX_RETRY_AFTER_S)
+    Linux has a priority for each thread; elsewhere it would be that of the whole process.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a sandbox that forbids it: slower, not broken
+            own = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), own + _NICENESS)
 
 
 def _hash(password: Secret[str], salt: bytes, cost: Argon2Cost) -> str:
-    try:
-        return hash_secret(
-            _encode(password),
-            salt,
-            time_cost=cost.time_cost,
-            memory_cost=cost.memory_kib,
-            parallelism=cost.parallelism,
-            hash_len=_TAG_BYTES,
-            type=Type.ID,
-        ).decode("ascii")
-    except HashingError as error:  # no memory for it, in all likelihood
-        raise UnavailableError("hash_failed") from error
+    tag = derive(_encode(password), salt, cost, TAG_BYTES)
+    return format_phc(StoredHash(cost, salt, tag))
 
 
 def _verify(stored: Secret[str] | None, password: Secret[str], current: Argon2Cost) -> Verification:
     parsed = None if stored is None else _parse(stored.reveal(), current)
+    typed = _encode(password)
     if parsed is None:
-        _tag(password, _DUMMY_SALT, current, _TAG_BYTES)
+        derive(typed, _DUMMY_SALT, current, TAG_BYTES)
         return Verification(ok=False, unusable=stored is not None)
-    tag = _tag(password, parsed.salt, parsed.cost, len(parsed.tag))
+    tag = derive(typed, parsed.salt, parsed.cost, len(parsed.tag))
     ok = hmac.compare_digest(tag, parsed.tag)
-    _pad(password, parsed.cost, current)
+    _pad(typed, parsed.cost, current)
     is_current = (parsed.cost, len(parsed.salt), len(parsed.tag)) == (
         current,
-        _SALT_BYTES,
-        _TAG_BYTES,
+        SALT_BYTES,
+        TAG_BYTES,
     )
     return Verification(ok=ok, needs_rehash=not is_current)
 
 
-def _pad(password: Secret[str], spent: Argon2Cost, current: Argon2Cost) -> None:
+def _pad(typed: bytes, spent: Argon2Cost, current: Argon2Cost) -> None:
     """Spends what a cheaper hash left over: work is memory x passes.
 
     Time follows work only roughly (small memories fit the CPU's caches: measured up to 15 % less),
@@ -231,47 +180,22 @@ def _pad(password: Secret[str], spent: Argon2Cost, current: Argon2Cost) -> None:
     left_kib = current.memory_kib - spent.memory_kib * spent.time_cost // current.time_cost
     if left_kib >= 8 * current.parallelism:  # the least that Argon2 takes (RFC 9106 §3.1)
         cost = Argon2Cost(left_kib, current.time_cost, current.parallelism)
-        _tag(password, _DUMMY_SALT, cost, _TAG_BYTES)
+        derive(typed, _DUMMY_SALT, cost, TAG_BYTES)
 
 
-def _tag(password: Secret[str], salt: bytes, cost: Argon2Cost, length: int) -> bytes:
-    try:
-        return hash_secret_raw(
-            _encode(password),
-            salt,
-            time_cost=cost.time_cost,
-            memory_cost=cost.memory_kib,
-            parallelism=cost.parallelism,
-            hash_len=length,
-            type=Type.ID,
-        )
-    except HashingError as error:
-        raise UnavailableError("hash_failed") from error
-
-
-def _parse(text: str, current: Argon2Cost) -> _StoredHash | None:
-    """Reads a PHC text; None for damage, another scheme, or a cost beyond the ceiling."""
-    match = _PHC.fullmatch(text)
-    if match is None:
+def _parse(text: str, current: Argon2Cost) -> StoredHash | None:
+    """None for what cannot be read, and for a cost beyond the ceiling."""
+    stored = parse_phc(text)
+    if stored is None:
         return None
-    memory_kib, time_cost, parallelism = (int(match[group]) for group in (1, 2, 3))
+    cost = stored.cost
     # Today's own parameters are always within: the operator chose them.
-    if (
-        memory_kib > max(_MAX_MEMORY_KIB, current.memory_kib)
-        or time_cost > max(_MAX_TIME_COST, current.time_cost)
-        or parallelism > max(_MAX_PARALLELISM, current.parallelism)
-        or memory_kib < 8 * parallelism
-    ):
-        return None
-    try:
-        salt, tag = (_unpadded_base64(match[group]) for group in (4, 5))
-    except binascii.Error:
-        return None
-    return _StoredHash(Argon2Cost(memory_kib, time_cost, parallelism), salt, tag)
-
-
-def _unpadded_base64(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    is_within = (
+        cost.memory_kib <= max(_MAX_MEMORY_KIB, current.memory_kib)
+        and cost.time_cost <= max(_MAX_TIME_COST, current.time_cost)
+        and cost.parallelism <= max(_MAX_PARALLELISM, current.parallelism)
+    )
+    return stored if is_within else None
 
 
 def _encode(password: Secret[str]) -> bytes:

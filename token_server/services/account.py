@@ -76,14 +76,15 @@ async def register(
         raise InvalidFieldError(problems[0].field, problems[0].text)
     # Whether an e-mail is taken can be found out here, one try at a time.
     guess = Guess(Door.REGISTRATION, new.email)
-    await admit_guess(runtime, guess, context)
     is_silent = settings.registration_silent == "yes"
     registrar = Registrar("anonymous", is_active=not is_silent, context=context)
-    try:
-        user = await create_user(runtime, new, registrar)
-    except UnavailableError:
-        await return_guess(runtime, guess, context)
-        raise
+    with runtime.hasher.place(context.asker()) as place:
+        await admit_guess(runtime, guess, context)
+        try:
+            user = await create_user(runtime, new, registrar, place)
+        except UnavailableError:
+            await return_guess(runtime, guess, context)
+            raise
     if is_silent:
         return None
     if user is None:
@@ -122,7 +123,9 @@ async def change_own_password(
     if problem is not None:
         raise InvalidFieldError("new_password", problem)
     verified = await _verify_own_password(runtime, principal, change.current, context)
-    password_hash = await runtime.hasher.hash(Secret(normalise_password(change.new.reveal())))
+    with runtime.hasher.place(context.asker()) as place:
+        new = Secret(normalise_password(change.new.reveal()))
+        password_hash = await runtime.hasher.hash(new, place)
     session = await _replace_password(runtime, principal, verified, password_hash, context)
     client = await _account_client(runtime)
     return await issue(runtime, _authorization(runtime, client, user.user_id, session), context)

@@ -18,6 +18,7 @@ from token_server.config import Settings
 from token_server.config_loading import Reading
 from token_server.config_values import hide_password
 from token_server.core.key_changes import Unchanged
+from token_server.crypto.argon2id import ARGON2_CFFI, Argon2Cost, library_for
 from token_server.crypto.opening import key_problems
 from token_server.errors import OperatorError, UnavailableError
 from token_server.runtime import Clock, Entropy
@@ -50,6 +51,7 @@ async def examine(reading: Reading, clock: Clock, entropy: Entropy) -> list[Find
     findings = _settings(reading)
     settings = reading.loaded.settings
     findings += _versions()
+    findings.append(_password_hashing(settings))
     findings += await _keys(settings, clock, entropy)
     if "database_url" not in reading.faulty:
         findings += [finding async for finding in _database(settings, clock)]
@@ -79,6 +81,20 @@ def _versions() -> list[Finding]:
         fix = "let nothing but token-server write to the database (its own locks prevent it)"
         findings.append(Finding("sqlite", "warn", detail, fix))
     return findings
+
+
+def _password_hashing(settings: Settings) -> Finding:
+    cost = Argon2Cost(
+        settings.argon2_memory_kib, settings.argon2_time_cost, settings.argon2_parallelism
+    )
+    library = library_for(cost)
+    detail = (
+        f"Argon2id m={cost.memory_kib},t={cost.time_cost},p={cost.parallelism} by {library}, "
+        f"{settings.password_hash_slots} at a time, {settings.password_hash_queue} may wait"
+    )
+    is_slow = library_for(Argon2Cost(cost.memory_kib, cost.time_cost, 1)) == ARGON2_CFFI
+    fix = "`pip install 'token-server[fast]'` halves what a login costs" if is_slow else ""
+    return Finding("passwords", "ok", detail, fix)
 
 
 async def _keys(settings: Settings, clock: Clock, entropy: Entropy) -> list[Finding]:

@@ -7,7 +7,6 @@ health checks is not a load; a database that hangs holds one check and one conne
 
 import asyncio
 
-from token_server.crypto.passwords import HashCapacity
 from token_server.errors import UnavailableError
 from token_server.logs import get_logger
 from token_server.runtime import Runtime
@@ -96,9 +95,11 @@ async def _database(runtime: Runtime) -> tuple[Check, ...]:
 
 
 def _hash_queue(runtime: Runtime) -> Check:
-    limit = HashCapacity.of_slots(runtime.settings.password_hash_slots).queue
+    """A full queue warns: all but logins goes on, and taking instances away would not end it."""
+    limit = runtime.settings.password_hash_queue
     depth = runtime.hasher.queue_depth
-    return passed("password_hashing", f"{depth} of {limit} waiting", is_ok=depth < limit)
+    level = Level.WARN if limit and depth >= limit else Level.OK
+    return Check("password_hashing", level, f"{depth} of {limit} waiting")
 
 
 def _clock(runtime: Runtime) -> Check:

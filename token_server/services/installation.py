@@ -5,7 +5,7 @@ import sqlite3
 from importlib.metadata import PackageNotFoundError, version
 
 LIBRARIES = ("litestar", "uvicorn", "SQLAlchemy", "cryptography", "argon2-cffi", "msgspec")
-OPTIONAL_LIBRARIES = ("asyncpg", "uvloop", "httptools")
+OPTIONAL_LIBRARIES = ("asyncpg", "uvloop", "httptools", "PyNaCl")
 
 
 def package_version() -> str:

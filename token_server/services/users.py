@@ -25,6 +25,7 @@ from token_server.core.password_policy import (
     password_problem,
 )
 from token_server.crypto.blocklist import load_blocklist
+from token_server.crypto.hash_queue import Place
 from token_server.crypto.passwords import Verification
 from token_server.errors import OperatorError, UnavailableError
 from token_server.logs import get_logger
@@ -89,7 +90,9 @@ async def find_problems(runtime: Runtime, new: NewUser) -> list[FieldProblem]:
     return problems
 
 
-async def create_user(runtime: Runtime, new: NewUser, registrar: Registrar) -> User | None:
+async def create_user(
+    runtime: Runtime, new: NewUser, registrar: Registrar, place: Place | None = None
+) -> User | None:
     """Store an account in which `find_problems` found nothing; None when the e-mail is taken.
 
     Both take the same work: one hash, and one transaction with one audit event.
@@ -100,7 +103,7 @@ async def create_user(runtime: Runtime, new: NewUser, registrar: Registrar) -> U
         email=new.email.strip(" "),
         email_canonical=canonical_email(new.email),
         name=new.name,
-        password_hash=await runtime.hasher.hash(_normalised(new.password)),
+        password_hash=await runtime.hasher.hash(_normalised(new.password), place),
         is_active=registrar.is_active,
         credential_version=0,
         created_at=now,
@@ -228,19 +231,21 @@ async def authenticate_user(
 ) -> User | None:
     """The user, as read before the password was hashed, or None whatever the cause.
 
-    Counts the guess first and forgives it after a success (services/guessing.py); the cause of a
-    failure is audited here. Raises UnavailableError when too much was guessed, or the hasher or
-    the database is busy, which is never to be answered like a wrong password.
+    Counts the guess before looking at it and forgives it after a success (services/guessing.py);
+    the cause of a failure is audited here. Raises UnavailableError when too much was guessed, or
+    the hasher or the database is busy, which is never to be answered like a wrong password.
     """
-    await admit_guess(runtime, guess, context)
     typed = _normalised(password)
-    try:
-        user = await _find_user_by_email(runtime, guess.account)
-        stored = None if user is None else user.password_hash
-        verification = await runtime.hasher.verify(stored, typed)
-    except UnavailableError:
-        await return_guess(runtime, guess, context)
-        raise
+    # The place first: whoever is told to come back costs no transaction and no guess.
+    with runtime.hasher.place(context.asker()) as place:
+        await admit_guess(runtime, guess, context)
+        try:
+            user = await _find_user_by_email(runtime, guess.account)
+            stored = None if user is None else user.password_hash
+            verification = await runtime.hasher.verify(stored, typed, place)
+        except UnavailableError:
+            await return_guess(runtime, guess, context)
+            raise
     reason = _refusal_reason(user, verification)
     if reason is not None:
         runtime.audit.record(
@@ -263,7 +268,7 @@ async def authenticate_user(
         return None
     await forgive_guess(runtime, guess, context)
     if user is not None and verification.needs_rehash:
-        await _rehash(runtime, user, typed)
+        await _rehash(runtime, user, typed, context)
     return user
 
 
@@ -279,10 +284,13 @@ def _refusal_reason(user: User | None, verification: Verification) -> str | None
     return None
 
 
-async def _rehash(runtime: Runtime, user: User, typed: Secret[str]) -> None:
+async def _rehash(
+    runtime: Runtime, user: User, typed: Secret[str], context: RequestContext
+) -> None:
     """Store the password under today's parameters, unless it changed meanwhile."""
     try:
-        password_hash = await runtime.hasher.hash(typed)
+        with runtime.hasher.place(context.asker()) as place:
+            password_hash = await runtime.hasher.hash(typed, place)
         async with runtime.store.write() as connection:
             await users.rehash_password(
                 connection, user.user_id, user.credential_version, password_hash

@@ -49,7 +49,7 @@ class Call:
     def context(self) -> RequestContext:
         """After the body: its sender decides how long that takes, and must not choose the
         instant."""
-        return request_context(self.runtime, self.scope)
+        return request_context(self.runtime, self.scope, self.receive)
 
     async def active_user(self, context: RequestContext) -> Principal:
         """Whoever the access token speaks for."""

@@ -65,7 +65,7 @@ async def _read_request(runtime: Runtime, scope: HTTPScope, receive: Receive) ->
         authorization=header_values(scope, b"authorization"),
         form=form,
         # After the body: its sender decides how long that takes, and must not choose the instant.
-        context=request_context(runtime, scope),
+        context=request_context(runtime, scope, receive),
     )
 
 

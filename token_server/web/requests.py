@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Sequence
 from functools import lru_cache
 
-from litestar.types import HTTPScope, Scope
+from litestar.types import HTTPScope, Receive, Scope
 
 from token_server.config import IPNetwork
 from token_server.runtime import Runtime
@@ -24,14 +24,18 @@ def request_id(scope: Scope) -> str:
     return str(scope.get(REQUEST_ID_KEY, ""))
 
 
-def request_context(runtime: Runtime, scope: HTTPScope) -> RequestContext:
-    """The context for services; the instant is read here, once."""
+def request_context(
+    runtime: Runtime, scope: HTTPScope, receive: Receive | None = None
+) -> RequestContext:
+    """The context for services; the instant is read here, once. `receive` of a request whose
+    body is read tells when the client goes away."""
     agents = header_values(scope, b"user-agent")
     return RequestContext(
         now=runtime.clock.now(),
         request_id=request_id(scope),
         ip_address=client_address(scope, runtime.settings.trusted_proxies),
         user_agent=_printable(agents[0]) if agents else None,
+        departure=receive,  # after the body ASGI has one message left: http.disconnect
     )
 
 
