@@ -26,6 +26,7 @@ COMMANDS = {
     "db": ("db", "db", "Upgrade, inspect, back up and prune the database."),
     "config": ("config", "config", "Check, show and explain the settings."),
     "audit": ("audit", "audit", "Read the audit trail."),
+    "bench": ("bench", "bench", "Measure password hashes and signatures on this machine."),
     "doctor": ("doctor", "doctor", "Check this installation and say what to mend."),
     "version": ("doctor", "version", "Print the version."),
 }
