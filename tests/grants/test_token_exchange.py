@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import jwt
 import pytest
 
+from tests.support.contract import Contract
 from tests.support.exchange import (
     BILLING,
     GATEWAY,
@@ -71,6 +72,24 @@ async def test_exchanged_token_says_for_whom_and_by_whom(chain: Chain) -> None:
         "status": before["status"],
         "act": {"sub": "gateway"},
     }
+
+
+async def test_answers_are_as_the_openapi_document_describes(sqlite_chain: Chain) -> None:
+    """The form, a token, and each refusal that an exchange has."""
+    server, token = sqlite_chain.server, await sqlite_chain.login()
+    contract = Contract((await server.http.get("/openapi.json")).json())
+    form = contract.document["components"]["schemas"]["TokenExchangeForm"]
+    assert form["properties"]["subject_token_type"]["enum"] == [ACCESS_TOKEN_TYPE, API_KEY_TYPE]
+    assert form["required"] == ["grant_type", "subject_token", "subject_token_type"]
+    assert contract.check(await sqlite_chain.ask("gateway", token)).status_code == 200
+    refused = {
+        "invalid_request": await sqlite_chain.ask("gateway", "x.y.z"),
+        "invalid_target": await sqlite_chain.ask("gateway", token, audience=LEDGER),
+        "invalid_scope": await sqlite_chain.ask("gateway", token, scope="admin"),
+        "unauthorized_client": await sqlite_chain.ask("job", token),
+    }
+    for error, answer in refused.items():
+        assert contract.check(answer).json()["error"] == error
 
 
 async def test_exchange_writes_nothing(chain: Chain) -> None:

@@ -7,6 +7,7 @@ import pytest
 from tests.support.exchange import BILLING, GATEWAY, LEDGER, ORDERS, REFUSED, SCOPES, Chain
 from tests.support.server import EMAIL, RunningServer
 from tests.support.token_state import claims_of
+from token_server.cli.explanation_text import explanation_json, explanation_text
 from token_server.core.client_policy import TOKEN_EXCHANGE
 from token_server.core.status_list import parse_uri
 from token_server.records import Secret
@@ -77,6 +78,8 @@ async def test_explanation_names_whoever_passed_the_token_on(sqlite_chain: Chain
     runtime = sqlite_chain.server.runtime
     found = await explain_token(runtime, token)
     assert (found.verdict, found.actors) == ("live", ("billing", "orders", "gateway"))
+    assert "gateway -> orders -> billing" in explanation_text(found, None)
+    assert explanation_json(found, None)["actors"] == ["billing", "orders", "gateway"]
     await disable_client(runtime, "gateway")
     assert (await explain_token(runtime, token)).verdict == "actor_disabled"
 

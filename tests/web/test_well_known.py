@@ -52,7 +52,12 @@ def test_metadata_is_exact_and_the_same_on_both_paths(edge: EdgeServer) -> None:
         "jwks_uri": ISSUER + JWKS,
         "status_list_aggregation_endpoint": ISSUER + "/oauth2/status-lists",
         "response_types_supported": [],
-        "grant_types_supported": ["client_credentials", "password", "refresh_token"],
+        "grant_types_supported": [
+            "client_credentials",
+            "password",
+            "refresh_token",
+            "urn:ietf:params:oauth:grant-type:token-exchange",
+        ],
         "token_endpoint_auth_methods_supported": [
             "client_secret_basic",
             "client_secret_post",
