@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -93,6 +94,38 @@ def test_postgresql_is_examined_too(environ: dict[str, str], postgres_url: str) 
     assert code == 0
     assert "PostgreSQL" in details["database"]
     assert details["clock"].endswith("from the database server's")
+
+
+def test_connections_are_counted_for_all_workers(
+    environ: dict[str, str], postgres_url: str
+) -> None:
+    """WORKERS x pool_size against what PostgreSQL grants; behind a pooler there is nothing to
+    say."""
+    joint = "&" if "?" in postgres_url else "?"
+    found = {}
+    for more in ("pool_size=7", "pool_size=600", "pool_size=600&prepared_statements=off"):
+        url = f"{postgres_url}{joint}{more}"
+        more_environ = {"TOKEN_SERVER_DATABASE_URL": url, "TOKEN_SERVER_WORKERS": "2"}
+        code, levels = examine(environ | more_environ)
+        assert code == 0
+        found[more] = [
+            (level, check["detail"], check["fix"])
+            for level, checks in levels.items()
+            for check in checks
+            if check["check"] == "connections"
+        ]
+
+    (level, detail, fix) = found["pool_size=7"][0]
+    assert (level, fix) == ("ok", "")
+    assert re.fullmatch(
+        r"2 x 7 = 14 for this instance; PostgreSQL grants \d+: room for [1-9]\d* such instances",
+        detail,
+    )
+    (level, detail, fix) = found["pool_size=600"][0]
+    assert level == "warn"
+    assert detail.endswith("room for 0 such instances")
+    assert "max_connections" in fix
+    assert found["pool_size=600&prepared_statements=off"] == []
 
 
 def test_an_empty_directory_is_no_failure(tmp_path: Path) -> None:

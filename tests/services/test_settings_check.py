@@ -107,6 +107,21 @@ async def test_a_public_management_port_is_warned_about(
     assert (len(findings.problems), len(findings.warnings)) == (0, warned)
 
 
+async def test_more_connections_than_the_database_grants_are_warned_about(
+    good: dict[str, str], postgres_url: str
+) -> None:
+    """Not refused: the pools may never fill, and a limit of the role may be raised meanwhile."""
+    joint = "&" if "?" in postgres_url else "?"
+    roomy, tight = f"{postgres_url}{joint}pool_size=3", f"{postgres_url}{joint}pool_size=1000"
+
+    assert await check(good | {"TOKEN_SERVER_DATABASE_URL": roomy}) == Findings((), ())
+    findings = await check(good | {"TOKEN_SERVER_DATABASE_URL": tight})
+
+    assert findings.problems == ()
+    assert len(findings.warnings) == 1
+    assert findings.warnings[0].startswith("too few database connections, 1 x 1000 = 1000 for ")
+
+
 async def test_demo_accounts_are_refused_until_they_are_disabled(
     good: dict[str, str], tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ from token_server.crypto.argon2id import ARGON2_CFFI, Argon2Cost, library_for
 from token_server.crypto.opening import key_problems
 from token_server.errors import OperatorError, UnavailableError
 from token_server.runtime import Clock, Entropy
+from token_server.services.connection_budget import FIX, connection_budget
 from token_server.services.installation import versions
 from token_server.services.key_health import keyring_checks
 from token_server.services.keys import KeyPlace, keys_opened
@@ -164,6 +165,11 @@ async def _opened_database(
         yield Finding("schema", "warn", detail, "the next start upgrades, or `db upgrade`")
     for finding in _file_findings(store.path, facts) if store.path else ():
         yield finding
+    budget = await connection_budget(store, settings)
+    if budget is not None:
+        level: Literal["ok", "warn"] = "ok" if budget.is_enough else "warn"
+        fix = "" if budget.is_enough else FIX
+        yield Finding("connections", level, budget.text, fix)
     yield _database_clock(facts, store.path, settings, clock)
 
 

@@ -13,6 +13,7 @@ from token_server.config_loading import Reading, list_problems
 from token_server.config_values import hide_password, split_address
 from token_server.crypto.opening import key_problems
 from token_server.errors import OperatorError, UnavailableError
+from token_server.services.connection_budget import FIX, connection_budget
 from token_server.services.demo import find_demo_traces
 from token_server.storage.database_url import SqliteAddress, parse_database_url
 from token_server.storage.engine import Store, open_store
@@ -46,10 +47,12 @@ async def check_serve(reading: Reading) -> Findings:
             "TOKEN_SERVER_WORKERS=1, or use PostgreSQL (TOKEN_SERVER_DATABASE_URL)"
         )
     problems += await asyncio.to_thread(key_problems, settings)
+    warnings = [*reading.loaded.warnings, *_management_warnings(settings)]
     if "database_url" not in reading.faulty:
-        problems += await _demo_problems(settings)
-    warnings = (*reading.loaded.warnings, *_management_warnings(settings))
-    return Findings(tuple(problems), warnings)
+        database = await _database_findings(settings)
+        problems += database.problems
+        warnings += database.warnings
+    return Findings(tuple(problems), tuple(warnings))
 
 
 def is_sqlite(settings: Settings) -> bool:
@@ -109,24 +112,32 @@ def _management_warnings(settings: Settings) -> list[str]:
     return [problem]
 
 
-async def _demo_problems(settings: Settings) -> list[str]:
-    """Demo accounts in an existing database; one that does not answer says so when it is opened."""
+async def _database_findings(settings: Settings) -> Findings:
+    """Demo accounts in an existing database, too few connections; that it does not answer."""
     try:
         address = parse_database_url(settings.database_url.reveal())
         if isinstance(address, SqliteAddress) and not address.path.exists():
-            return []
+            return Findings((), ())
         store = await open_store(settings.database_url.reveal(), now=lambda: 0)
         try:
+            warnings = await _connection_warnings(store, settings)
             if not (await schema_status(store)).is_current:
-                return []  # looked at again after the upgrade
+                return Findings((), warnings)  # looked at again after the upgrade
             traces = await find_demo_traces(store)
         finally:
             await store.close()
     except (OperatorError, UnavailableError) as error:
         shown = hide_password(settings.database_url.reveal())
         reason = error.message if isinstance(error, OperatorError) else error.reason
-        return [f"the database {shown} cannot be opened: {reason}"]
-    return demo_problems(traces)
+        return Findings((f"the database {shown} cannot be opened: {reason}",), ())
+    return Findings(tuple(demo_problems(traces)), warnings)
+
+
+async def _connection_warnings(store: Store, settings: Settings) -> tuple[str, ...]:
+    budget = await connection_budget(store, settings)
+    if budget is None or budget.is_enough:
+        return ()
+    return (f"too few database connections, {budget.text}: {FIX}",)
 
 
 def demo_problems(traces: list[str]) -> list[str]:

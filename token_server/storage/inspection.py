@@ -17,6 +17,22 @@ class DatabaseFacts:
     damage: str | None  # what SQLite's quick check found
 
 
+async def granted_connections(conn: AsyncConnection) -> int:
+    """How many connections PostgreSQL grants this role to this database, over all programs."""
+    granted = await conn.execute(
+        text(
+            # A limit of -1 is none; `reserved_connections` is of PostgreSQL 16.
+            "SELECT least(current_setting('max_connections')::int"
+            " - current_setting('superuser_reserved_connections')::int"
+            " - coalesce(current_setting('reserved_connections', true)::int, 0),"
+            " nullif(r.rolconnlimit, -1), nullif(d.datconnlimit, -1))"
+            " FROM pg_roles r, pg_database d"
+            " WHERE r.rolname = current_user AND d.datname = current_database()"
+        )
+    )
+    return int(granted.scalar_one())
+
+
 async def describe_database(conn: AsyncConnection, *, check: bool = False) -> DatabaseFacts:
     """`check` looks through a SQLite file for damage, which takes a while for a large one."""
     if conn.dialect.name == "postgresql":
