@@ -1,5 +1,6 @@
 """Call chains by token exchange: who acts, how deep, and what ends all of it (RFC 8693 §4.1)."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -117,6 +118,18 @@ async def test_end_of_the_login_ends_the_whole_chain(chain: Chain, end: End) -> 
         assert not await is_listed_as_revoked(chain, others[0])
     answer = await chain.ask("billing", tokens[1])
     assert (answer.status_code, answer.json()) == (400, REFUSED)
+
+
+async def test_exchange_in_the_moment_of_the_end_gives_nothing_that_lives(chain: Chain) -> None:
+    """Refused, or dead with the session: there is no gap between the look and the signature."""
+    for _ in range(5):
+        subject_token = await chain.login()
+        asking = [asyncio.create_task(chain.ask("gateway", subject_token)) for _ in range(8)]
+        await end_session(chain, subject_token)
+        answers = [await each for each in asking]
+        given = [a.json()["access_token"] for a in answers if a.status_code == 200]
+        assert {a.status_code for a in answers} <= {200, 400}
+        assert [t for t in given if await chain.world.is_active(t, "orders")] == []
 
 
 async def test_disabled_service_ends_what_it_passed_on(chain: Chain) -> None:
