@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.forward_auth import (
     HERE,
@@ -25,11 +27,18 @@ from tests.support.server import (
 from tests.support.token_state import World, claims_of
 from tests.web.conftest import EdgeServer
 from tests.web.test_faults import database_away
+from token_server.core.identifiers import audience_problem
+from token_server.errors import ProxyConfigurationError
 from token_server.services.maintenance import mark_restored
 from token_server.services.sessions import revoke_session
 from token_server.services.user_profile import set_roles
 from token_server.services.users import disable_user
+from token_server.web.forward_auth import read_demand
 
+PIECES = (
+    *(b"audience=", b"token_audience=", b"scope=", b"role=", b"&", b"https://a.example"),
+    *(b"orders:read", b"+", b"%20", b"%", b"=", b"clerk", b"%00"),
+)
 MISUNDERSTOOD = (
     "scopes=orders:read",
     "scope=",
@@ -265,6 +274,26 @@ async def test_query_that_is_not_understood_lets_nobody_pass(
         logged = [line for line in lines if '"forward_auth_misconfigured"' in line]
         assert len(logged) == 1
         assert "orders" not in logged[0]
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join),
+    )
+)
+def test_any_query_is_a_demand_or_an_error_of_the_operators(query: bytes) -> None:
+    """Nothing else is raised; whatever is demanded was written, and is in the grammar."""
+    try:
+        demand = read_demand(query, AUDIENCE)
+    except ProxyConfigurationError:
+        return
+    names = {part.partition(b"=")[0] for part in query.split(b"&")} if query else set()
+    assert (b"scope" in names) == bool(demand.scope)
+    assert (b"role" in names) == bool(demand.roles)
+    assert (b"token_audience" in names) == (demand.token_audience is not None)
+    for audience in (demand.audience, demand.token_audience or AUDIENCE):
+        assert audience_problem(audience) is None
 
 
 # --- byte for byte -------------------------------------------------------------------------------
