@@ -1,298 +1,194 @@
-"""Measures the server's cost per request on one core, beside the floor: signature or hash alone.
+"""`scripts/bench`: what each request costs, beside signature, hash and bare handler of its run.
 
-The server is a `token-server serve` process pinned to one core; the load (and the database server,
-where there is one) runs on another. Closed loop: each connection sends its next request when its
-answer is there. On a shared machine only the ratios within one run mean anything, so the
-floor is measured before and after every scenario. Must not run against anything but 127.0.0.1.
+Starts everything itself, on 127.0.0.1 only, and removes it. Interleaved rounds (see
+_bench_rounds.py); on a shared machine the ratios are what can be compared. Asserts nothing: the
+aims are printed beside the figures. Exit status 1 when a window failed.
 """
 
 import argparse
-import asyncio
+import contextlib
 import json
 import os
 import platform
-import subprocess
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from tests.support.load import (
-    Address,
-    Connection,
-    Reply,
-    get_request,
-    open_connections,
-    token_request,
+import uvloop
+
+from scripts import _bench_aims as aims
+from scripts import _bench_proc as proc
+from scripts import _bench_report as report
+from scripts._bench_rounds import Options, Results, run_rounds
+from scripts._bench_scenarios import SCENARIOS
+from scripts._bench_start import Start, measure_starts
+from scripts._bench_targets import (
+    PLANS,
+    Cores,
+    FloorMeter,
+    Plan,
+    Target,
+    durable_postgres,
+    floor_meter,
+    running_targets,
 )
-from tests.support.places import temporary_installation
-from tests.support.process import Installation, ServerProcess, start_server
 from token_server.logs import configure_logging
-from token_server.records import Secret
-from token_server.runtime import Runtime
-from token_server.services.clients import NewClient, add_client
-from token_server.services.users import NewUser, add_user
 
-EMAIL = "bench@example.org"
-PASSWORD = "correct horse battery staple"
-SERVICE, PUBLIC = "bench-service", "bench-app"
-JWKS_PATH = "/.well-known/jwks.json"
-WARM_UP_S = 0.5
-FLOOR_S = 1.0
-PASSWORD_CONNECTIONS = 4  # enough to keep the hash slot busy, far below the queue's bound
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """`first` is the first request of each connection, `then` makes the next one from an answer;
-    `floor` is the work in it that cannot be saved."""
-
-    name: str
-    expected: int
-    first: Sequence[bytes]
-    then: Callable[[Reply], bytes] | None = None
-    floor: Literal["signature", "hash"] = "signature"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    name: str
-    requests: int
-    per_s: float
-    p50_ms: float
-    p99_ms: float
-    cpu_ms: float  # of the server process, all its threads
-    core_share: float  # what the server got of its core; the rest was idle or others'
-    floor: str
-    floor_per_s: float  # measured around this scenario, on the same core
-    floor_cpu_ms: float
-
-    @property
-    def in_floors(self) -> float:
-        return self.cpu_ms / self.floor_cpu_ms
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    per_s: float
-    cpu_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    latencies: list[float]  # in seconds, sorted
-    cpu_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    seconds: float
-    connections: int
-    server_cpu: int
-    only: frozenset[str]
-
-
-async def run_bench(installation: Installation, bench: Bench) -> list[Row]:
-    server = start_server(installation, cpus=[bench.server_cpu])
-    try:
-        async with installation.runtime() as runtime:
-            secret = await _register(runtime)
-        rows = []
-        for scenario in await _scenarios(server.address, secret, bench):
-            before = _floor(scenario.floor, bench.server_cpu)
-            measured = await _measure(server, scenario, bench)
-            after = _floor(scenario.floor, bench.server_cpu)
-            rows.append(_row(scenario, measured, bench.seconds, (before, after)))
-    finally:
-        status = server.stop()
-    if status != 0:
-        raise RuntimeError(f"the server ended with status {status}: {server.log_path}")
-    return rows
-
-
-async def _register(runtime: Runtime) -> str:
-    audience = ("https://orders.example",)
-    service = NewClient(SERVICE, ("client_credentials",), ("orders:read",), audience)
-    _, secret = await add_client(runtime, service)
-    grants = ("password", "refresh_token")
-    await add_client(runtime, NewClient(PUBLIC, grants, ("orders:read",), audience, is_public=True))
-    await add_user(runtime, NewUser(EMAIL, "Bench", Secret(PASSWORD)))
-    if secret is None:
-        raise RuntimeError("a confidential client was given no secret")
-    return secret.reveal()
-
-
-async def _scenarios(address: Address, secret: str, bench: Bench) -> list[Scenario]:
-    machine = token_request(
-        {"grant_type": "client_credentials", "client_id": SERVICE}, secret=secret
-    )
-    login = token_request(
-        {
-            "grant_type": "password",
-            "client_id": PUBLIC,
-            "username": EMAIL,
-            "password": PASSWORD,
-        }
-    )
-    async with open_connections([address], 1) as [connection]:
-        key_set = await connection.request(get_request(JWKS_PATH))
-        etag = _header(key_set, b"etag")
-        names = ("client_credentials", "refresh", "password", "jwks 200", "jwks 304")
-        wanted = [name for name in names if not bench.only or name in bench.only]
-        refreshes = []
-        if "refresh" in wanted:
-            refreshes = [
-                _next_refresh(await connection.request(login)) for _ in range(bench.connections)
-            ]
-    scenarios = {
-        "client_credentials": Scenario("client_credentials", 200, [machine] * bench.connections),
-        "refresh": Scenario("refresh", 200, refreshes, _next_refresh),
-        "password": Scenario("password", 200, [login] * PASSWORD_CONNECTIONS, floor="hash"),
-        "jwks 200": Scenario("jwks 200", 200, [get_request(JWKS_PATH)] * bench.connections),
-        "jwks 304": Scenario(
-            "jwks 304", 304, [get_request(JWKS_PATH, {"If-None-Match": etag})] * bench.connections
-        ),
-    }
-    return [scenarios[name] for name in wanted]
-
-
-async def _measure(server: ServerProcess, scenario: Scenario, bench: Bench) -> Measured:
-    latencies: list[float] = []
-    statuses: Counter[int] = Counter()
-    begin = time.perf_counter() + WARM_UP_S
-    end = begin + bench.seconds
-
-    async def drive(connection: Connection, request: bytes) -> None:
-        while (sent := time.perf_counter()) < end:
-            reply = await connection.send(request)
-            if sent >= begin:
-                latencies.append(time.perf_counter() - sent)
-                statuses[reply.status] += 1
-            if scenario.then is not None:
-                request = scenario.then(reply)
-
-    async with open_connections([server.address], len(scenario.first)) as connections:
-        running = [
-            asyncio.create_task(drive(connection, request))
-            for connection, request in zip(connections, scenario.first, strict=True)
-        ]
-        await asyncio.sleep(begin - time.perf_counter())
-        cpu_started = _cpu_s(server.pid)
-        await asyncio.gather(*running)
-        cpu_s = _cpu_s(server.pid) - cpu_started
-    if set(statuses) != {scenario.expected}:
-        raise RuntimeError(f"{scenario.name}: answers {dict(statuses)}")
-    return Measured(sorted(latencies), cpu_s)
-
-
-def _row(scenario: Scenario, measured: Measured, seconds: float, floors: Sequence[Cost]) -> Row:
-    latencies = measured.latencies
-    count = len(latencies)
-    return Row(
-        name=scenario.name,
-        requests=count,
-        per_s=count / seconds,
-        p50_ms=1000 * latencies[count // 2],
-        p99_ms=1000 * latencies[int(count * 0.99)],
-        cpu_ms=1000 * measured.cpu_s / count,
-        core_share=measured.cpu_s / seconds,
-        floor=scenario.floor,
-        floor_per_s=sum(floor.per_s for floor in floors) / len(floors),
-        floor_cpu_ms=sum(floor.cpu_ms for floor in floors) / len(floors),
-    )
-
-
-def _next_refresh(reply: Reply) -> bytes:
-    if reply.status != 200:
-        raise RuntimeError(f"a refresh or login was answered {reply.status} {reply.body!r}")
-    start = reply.body.index(b'"refresh_token":"') + len(b'"refresh_token":"')
-    token = reply.body[start : reply.body.index(b'"', start)].decode("ascii")
-    return token_request(
-        {"grant_type": "refresh_token", "client_id": PUBLIC, "refresh_token": token}
-    )
-
-
-def _header(reply: Reply, name: bytes) -> str:
-    lines = reply.head.split(b"\r\n")
-    return next(
-        line.partition(b":")[2].strip().decode("ascii")
-        for line in lines
-        if line.lower().startswith(name + b":")
-    )
-
-
-def _cpu_s(pid: int) -> float:
-    """User and system time of a process, its threads included (proc(5))."""
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
-
-
-def _floor(name: str, cpu: int) -> Cost:
-    command = ["taskset", "-c", str(cpu), sys.executable, "scripts/_floor.py", name, str(FLOOR_S)]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return Cost(**json.loads(printed))
-
-
-def _table(rows: Sequence[Row]) -> str:
-    columns: dict[str, Callable[[Row], str]] = {
-        "requests/s": lambda row: f"{row.per_s:.0f}",
-        "p50 ms": lambda row: f"{row.p50_ms:.2f}",
-        "p99 ms": lambda row: f"{row.p99_ms:.2f}",
-        "core": lambda row: f"{row.core_share:.0%}",
-        "CPU-ms": lambda row: f"{row.cpu_ms:.3f}",
-        "floor": lambda row: row.floor,
-        "floor/s": lambda row: f"{row.floor_per_s:.0f}",
-        "floor CPU-ms": lambda row: f"{row.floor_cpu_ms:.3f}",
-        "in floors": lambda row: f"{row.in_floors:.2f}",
-    }
-    lines = [" " * 20 + "".join(f"{name:>13}" for name in columns)]
-    lines += [
-        f"{row.name:<20}" + "".join(f"{show(row):>13}" for show in columns.values()) for row in rows
-    ]
-    return "\n".join(lines)
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench",
-        description="Measure requests/s and CPU-ms per request of one server process on one core.",
-    )
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each scenario")
-    parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--postgres", action="store_true", help="measure on PostgreSQL as well")
-    parser.add_argument("--only", action="append", default=[], metavar="SCENARIO")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    return parser.parse_args()
+LIBRARIES = ("cryptography", "uvicorn", "uvloop", "httptools", "litestar", "SQLAlchemy", "asyncpg")
+LEAST_SESSIONS = 16  # so that questions are about different ones
+_FLOOR_SHARE = 0.3  # of a window
 
 
 def main() -> int:
-    options = _options()
+    options = _arguments()
     configure_logging("console", "warning")
-    cpus = sorted(os.sched_getaffinity(0))
-    server_cpu, load_cpu = cpus[0], cpus[-1]
-    os.sched_setaffinity(0, {load_cpu})  # the database server inherits it
-    if server_cpu == load_cpu:
-        print("One core for server and load: requests/s and latencies say nothing here.")
-    bench = Bench(options.seconds, options.connections, server_cpu, frozenset(options.only))
-    figures: dict[str, Any] = {
-        "cores": len(cpus),
-        "python": platform.python_version(),
-        "seconds": bench.seconds,
-        "connections": bench.connections,
-    }
-    for database in ("sqlite", "postgresql") if options.postgres else ("sqlite",):
-        with temporary_installation(database) as installation:
-            rows = asyncio.run(run_bench(installation, bench))
-        print(f"{database}, one process on one core, {bench.connections} connections")
-        print(_table(rows))
-        figures[database] = [{**asdict(row), "in_floors": row.in_floors} for row in rows]
+    cores = Cores.of_this_machine()
+    os.sched_setaffinity(0, cores.load)  # PostgreSQL inherits it
+    plans = _plans(options)
+    facts = _machine(cores)
+    starts = _starts(plans, cores, options.starts)
+    rounds = Options(
+        rounds=options.rounds,
+        window_s=options.seconds,
+        warm_up_s=min(0.2, options.seconds / 2),
+        connections=tuple(sorted(set(options.connections))),
+        only=frozenset(options.only),
+    )
+    with (
+        running_targets(plans, cores) as targets,
+        floor_meter(cores, options.seconds * _FLOOR_SHARE) as meter,
+    ):
+        results, memory = uvloop.run(_measure(targets, meter, rounds))
+    facts["load_average_after"] = os.getloadavg()
+    figures = {"machine": facts, "options": _plain(rounds), **_figures(results, memory, starts)}
+    print(_document(figures, results, starts, is_markdown=options.markdown))
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 0
+    for failure in results.failures:
+        print(f"FAILED: {failure}", file=sys.stderr)
+    return 1 if results.failures else 0
+
+
+async def _measure(
+    targets: list[Target], meter: FloorMeter, options: Options
+) -> tuple[Results, dict[str, float]]:
+    """The samples, and MiB of each server after all that it has answered."""
+    for target in targets:
+        if target.world is not None:
+            await target.world.register(sessions=max(LEAST_SESSIONS, *options.connections))
+    results = await run_rounds(targets, meter, options)
+    return results, {target.plan.name: proc.rss_mib(target.pids()) for target in targets}
+
+
+def _starts(plans: Sequence[Plan], cores: Cores, count: int) -> list[Start]:
+    measured = [plan for plan in plans if plan.kind != "bare"] if count else []
+    with contextlib.ExitStack() as stack:
+        databases = None
+        if any(plan.kind == "postgresql" for plan in measured):
+            databases = stack.enter_context(durable_postgres())
+        return [measure_starts(plan, databases, cores, count) for plan in measured]
+
+
+def _figures(results: Results, memory: dict[str, float], starts: Sequence[Start]) -> dict[str, Any]:
+    rows, compared = report.rows_of(results), report.compare(results)
+    return {
+        "floors": report.floors_of(results),
+        "rows": [asdict(row) for row in rows],
+        "comparisons": [asdict(comparison) for comparison in compared],
+        "starts": [asdict(start) for start in starts],
+        "rss_mib": memory,
+        "aims": [asdict(aim) for aim in aims.aims_of(rows, compared, starts)],
+        "failures": results.failures,
+        "samples": [
+            {**cell._asdict(), "samples": [asdict(sample) for sample in samples]}
+            for cell, samples in results.samples.items()
+        ],
+    }
+
+
+def _document(
+    figures: dict[str, Any], results: Results, starts: Sequence[Start], *, is_markdown: bool
+) -> str:
+    rows, compared = report.rows_of(results), report.compare(results)
+    table = report.markdown_table if is_markdown else report.text_table
+    head = "### " if is_markdown else "== "
+    parts = [_preface(figures)]
+    for target in dict.fromkeys(row.target for row in rows):
+        shown = [row for row in rows if row.target == target]
+        parts.append(f"{head}{target}\n\n{table(shown)}")
+    lines = [
+        f"- {one.target} against {one.against}, {one.scenario}, {one.connections} connections:"
+        f" {one.per_s:.2f} x the rate, {one.cpu_ms:.2f} x the CPU"
+        for one in compared
+    ]
+    lines += [
+        f"- {start.target}: {start.later_s:.2f} s from a cold start to the first token (quickest of"
+        f" {start.starts}: {start.quickest_s:.2f} s); {start.first_s:.2f} s until the very first"
+        f" start listens; {start.rss_mib:.0f} MiB then"
+        for start in starts
+    ]
+    lines += [f"- {name}: {mib:.0f} MiB after the run" for name, mib in figures["rss_mib"].items()]
+    parts.append("\n".join(lines))
+    parts.append(aims.markdown_table(aims.aims_of(rows, compared, starts)))
+    return "\n\n".join(parts)
+
+
+def _preface(figures: dict[str, Any]) -> str:
+    machine, options = figures["machine"], figures["options"]
+    floors = [
+        f"one {name} {floor['cpu_ms']:.3f} CPU-ms, {floor['per_s']:,.0f}/s (quiet"
+        f" {floor['quiet_cpu_ms']:.3f}, {floor['quiet_per_s']:,.0f}/s)"
+        for name, floor in figures["floors"].items()
+    ]
+    loads = (machine["load_average_before"][0], machine["load_average_after"][0])
+    shared = "; a server on two cores shares one with the load" if machine["is_shared"] else ""
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}; load average"
+        f" {loads[0]:.1f} before and {loads[1]:.1f} after{shared}.\n"
+        f"{options['rounds']} rounds, windows of {options['window_s']} s. " + "; ".join(floors)
+    )
+
+
+def _plans(options: argparse.Namespace) -> list[Plan]:
+    names = options.target or list(PLANS)
+    # Ratios need what they refer to, and every run the bare handler.
+    return [plan for name, plan in PLANS.items() if name in names or name == "bare"]
+
+
+def _machine(cores: Cores) -> dict[str, Any]:
+    cpu = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "cpu": cpu[0] if cpu else platform.machine(),
+        "cores": len(set(cores.two + cores.load)),
+        "is_shared": cores.is_shared,
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "load_average_before": os.getloadavg(),
+    }
+
+
+def _plain(options: Options) -> dict[str, Any]:
+    return {**asdict(options), "only": sorted(options.only)}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each window")
+    parser.add_argument("--starts", type=int, default=5, help="cold starts of each server; 0: none")
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 32], metavar="N")
+    parser.add_argument("--target", action="append", choices=PLANS, help="all; may be repeated")
+    parser.add_argument("--only", action="append", default=[], choices=SCENARIOS)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all samples and figures")
+    parser.add_argument("--markdown", action="store_true", help="tables for docs/benchmarks.md")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What no token server can do without, measured alone: an RSA-2048 signature, an Argon2id hash.
 
-`python scripts/_floor.py signature|hash SECONDS` prints how many per second this core does and
-the CPU time of one, as a line of JSON, with the libraries and parameters of the server.
+A process of its own on the server's core: each line `signature SECONDS` or `hash SECONDS` on stdin
+is answered with a line of JSON: how many per second this core does, and the CPU time of one.
+With the libraries and parameters of the server.
 """
 
 import json
@@ -13,7 +14,6 @@ from argon2.low_level import Type, hash_secret_raw
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from token_server.config import Settings
 from token_server.config_loading import load_settings
 
 CONTENT = bytes(range(256)) * 2  # about what an access token signs
@@ -26,7 +26,7 @@ def signature() -> Callable[[], object]:
 
 
 def password_hash() -> Callable[[], object]:
-    settings: Settings = load_settings("tool", {}, {}).settings
+    settings = load_settings("tool", {}, {}).settings
     return lambda: hash_secret_raw(
         b"correct horse battery staple",
         bytes(16),
@@ -38,16 +38,22 @@ def password_hash() -> Callable[[], object]:
     )
 
 
-def main(name: str, seconds: float) -> None:
-    work = {"signature": signature, "hash": password_hash}[name]()
+def measure(work: Callable[[], object], seconds: float) -> dict[str, float]:
     count = 0
     started, cpu_started = time.perf_counter(), time.process_time()
     while time.perf_counter() - started < seconds:
         work()
         count += 1
     wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
-    print(json.dumps({"per_s": count / wall_s, "cpu_ms": 1000 * cpu_s / count}))
+    return {"per_s": count / wall_s, "cpu_ms": 1000 * cpu_s / count}
+
+
+def main() -> None:
+    works = {"signature": signature(), "hash": password_hash()}
+    for line in sys.stdin:
+        name, seconds = line.split()
+        print(json.dumps(measure(works[name], float(seconds))), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    main()
