@@ -26,7 +26,9 @@ class Backend(Protocol):
     dialect: Dialect
     path: Path | None  # of the SQLite file
 
-    def read(self) -> contextlib.AbstractAsyncContextManager[AsyncConnection]: ...
+    def read(
+        self, wait_s: float | None = None
+    ) -> contextlib.AbstractAsyncContextManager[AsyncConnection]: ...
 
     def write(
         self, wait_s: float | None

@@ -84,7 +84,7 @@ class DirectReader(_Connection):
         self._is_busy = False
 
     async def run(self, statements: Sequence[Bound]) -> list[list[Row]]:
-        """The rows of each statement; each sees what is committed when it begins. Raises
+        """The rows of each statement, which see all that was committed before the call. Raises
         sqlite3.Error."""
         found: asyncio.Future[list[list[Row]]] = asyncio.get_running_loop().create_future()
         self._waiting.append((statements, found))
@@ -113,7 +113,14 @@ class DirectReader(_Connection):
         self._go_on()
 
     def _look_up(self, asked: list[Asked]) -> list[list[list[Row]] | Exception]:
-        return [self._answer(statements) for statements, _ in asked]
+        """In one transaction, since to begin one costs more than a look-up. It begins after all
+        of them were asked, and a failure ends it: what comes then is read without one."""
+        with contextlib.suppress(sqlite3.Error):  # whose reason the look-ups will meet as well
+            self._connected().execute("BEGIN")
+        found = [self._answer(statements) for statements, _ in asked]
+        if self._connection is not None and self._connection.in_transaction:
+            self._connection.execute("COMMIT")
+        return found
 
     def _answer(self, statements: Sequence[Bound]) -> list[list[Row]] | Exception:
         try:

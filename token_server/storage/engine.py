@@ -30,18 +30,22 @@ class Store:
         self.path = backend.path
 
     @contextlib.asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A connection that cannot write. Each statement sees what is committed when it starts."""
+    async def read(self, *, wait_s: float | None = None) -> AsyncIterator[AsyncConnection]:
+        """A connection that cannot write. Each statement sees what is committed when it starts.
+
+        `wait_s` as in `write`: for what only an operator asks, and all sessions have to be read.
+        """
         self._require_open()
         with translated():
-            async with self._backend.read() as conn:
+            async with self._backend.read(wait_s) as conn:
                 yield conn
 
     @contextlib.asynccontextmanager
     async def write(self, *, wait_s: float | None = None) -> AsyncIterator[AsyncConnection]:
         """One transaction: committed at the end of the block, rolled back when it raises.
 
-        `wait_s` replaces the bound on the wait for other writers (migrations wait longer).
+        `wait_s` replaces the bound on the wait for other writers, and the work may take an hour
+        then (PostgreSQL): migrations wait longer, and touch whole tables.
         """
         self._require_open()
         with translated():
@@ -49,7 +53,7 @@ class Store:
                 yield conn
 
     async def read_alone(self, *queries: Asked) -> list[list[Row]]:
-        """The rows of each query; each sees what is committed when it starts."""
+        """The rows of each query, which see all that was committed before the call."""
         self._require_open()
         with translated():
             return await self._backend.read_alone(queries)

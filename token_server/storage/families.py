@@ -58,7 +58,7 @@ _COLUMNS = (
     literal_column(ROLES.format(f="families")).label("roles"),
 )
 
-_FIELDS = (*COLUMN_NAMES, "roles")
+_WORDS = (COLUMN_NAMES.index("scope"), COLUMN_NAMES.index("audience"), -1)  # -1: the roles
 _IS_FAMILY = _C.family_id == bindparam("for_family_id")
 _IS_LIVE = _C.revoked_at.is_(None)
 _FIND = select(*_COLUMNS).where(_C.family_id == bindparam("family_id"))
@@ -297,8 +297,8 @@ def _only_family(found: CursorResult[*tuple[Any, ...]]) -> Family | None:
 
 
 def family_of(row: Sequence[Any]) -> Family:
-    """From a row of COLUMN_NAMES and the roles, in this order."""
-    values = dict(zip(_FIELDS, row, strict=True))
-    for name in ("scope", "audience", "roles"):
-        values[name] = split_words(values[name])
-    return Family(**values)
+    """From a row of COLUMN_NAMES and the roles: the fields of Family, in their order."""
+    values = list(row)
+    for index in _WORDS:
+        values[index] = split_words(values[index])
+    return Family(*values)

@@ -11,6 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_server.storage.schema import families
 
+# For `store.read`: counting millions of sessions takes longer than any request may.
+QUESTION_WAIT_S = 10.0
+
 _C = families.c
 _IS_OTHER = _C.mac_version != bindparam("version")
 _IS_UNREVOKED = _C.revoked_at.is_(None)

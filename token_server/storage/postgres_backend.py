@@ -20,36 +20,45 @@ from token_server.storage.direct import Row
 from token_server.storage.errors import translate
 
 _PROTOCOL_VIOLATION = "08P01"
+# Of one statement of a migration, or of an operator's question, on a very large table.
+PATIENCE_S = 3600
 
 
 class _PostgresBackend:
     dialect: Dialect = "postgresql"
     path: Path | None = None
 
-    def __init__(self, engine: AsyncEngine, *, has_session: bool) -> None:
-        """`has_session` is False behind PgBouncer, where nothing outlives a transaction."""
+    def __init__(self, engine: AsyncEngine, address: PostgresAddress) -> None:
         self._engine = engine
-        self._has_session = has_session
+        self._address = address
+        # False behind PgBouncer, where nothing outlives a transaction.
+        self._has_session = address.prepared_statements
 
     @contextlib.asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        async with self._engine.connect() as conn:
+    async def read(self, wait_s: float | None = None) -> AsyncIterator[AsyncConnection]:
+        async with self._engine_for(wait_s) as engine, engine.connect() as conn:
             await conn.execution_options(postgresql_readonly=True)
+            await _set_bounds(conn, wait_s)
             yield conn
 
     @contextlib.asynccontextmanager
     async def write(self, wait_s: float | None) -> AsyncIterator[AsyncConnection]:
-        async with self._engine.begin() as conn:
-            if wait_s is not None:
-                wait_ms = str(int(wait_s * 1000))
-                await conn.execute(
-                    text(
-                        "SELECT set_config('lock_timeout', :wait_ms, true),"
-                        " set_config('statement_timeout', :wait_ms, true)"
-                    ),
-                    {"wait_ms": wait_ms},
-                )
+        async with self._engine_for(wait_s) as engine, engine.begin() as conn:
+            await _set_bounds(conn, wait_s)
             yield conn
+
+    @contextlib.asynccontextmanager
+    async def _engine_for(self, wait_s: float | None) -> AsyncIterator[AsyncEngine]:
+        """The pool; a connection of its own for work that may take long, since the driver's bound
+        on statements belongs to the connection."""
+        if wait_s is None:
+            yield self._engine
+            return
+        engine = _make_engine(self._address, command_timeout_s=PATIENCE_S)
+        try:
+            yield engine
+        finally:
+            await engine.dispose()
 
     async def read_alone(self, queries: Sequence[Asked]) -> list[list[Row]]:
         if not self._has_session:
@@ -79,19 +88,34 @@ class _PostgresBackend:
 
 async def open_postgres(address: PostgresAddress) -> Backend:
     try:
-        engine = create_async_engine(
-            address.url,
-            hide_parameters=True,
-            pool_size=address.pool_size,
-            max_overflow=0,
-            pool_timeout=POOL_TIMEOUT_S,
-            isolation_level="READ COMMITTED",
-            connect_args=dict(address.connect_args),
-        )
+        engine = _make_engine(address)
     except ImportError:
         raise OperatorError(
             'PostgreSQL needs asyncpg: pip install "token-server[postgres]".'
         ) from None
+    backend = _PostgresBackend(engine, address)
+    try:
+        await _check(backend)
+    except BaseException:
+        await backend.close()
+        raise
+    return backend
+
+
+def _make_engine(address: PostgresAddress, *, command_timeout_s: int | None = None) -> AsyncEngine:
+    """A pool; with a bound of its own on statements, of one connection."""
+    connect_args = dict(address.connect_args)
+    if command_timeout_s is not None:
+        connect_args["command_timeout"] = command_timeout_s
+    engine = create_async_engine(
+        address.url,
+        hide_parameters=True,
+        pool_size=address.pool_size if command_timeout_s is None else 1,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_S,
+        isolation_level="READ COMMITTED",
+        connect_args=connect_args,
+    )
 
     @event.listens_for(engine.sync_engine, "checkout")
     def refuse_closed(dbapi_connection: DBAPIConnection, _record: object, _proxy: object) -> None:
@@ -110,13 +134,19 @@ async def open_postgres(address: PostgresAddress) -> Backend:
             )
             connection.exec_driver_sql(f"SELECT {calls}")
 
-    backend = _PostgresBackend(engine, has_session=address.prepared_statements)
-    try:
-        await _check(backend)
-    except BaseException:
-        await backend.close()
-        raise
-    return backend
+    return engine
+
+
+async def _set_bounds(conn: AsyncConnection, wait_s: float | None) -> None:
+    """For this transaction: wait so long for each lock, and as long as it takes for the work."""
+    if wait_s is not None:
+        await conn.execute(
+            text(
+                "SELECT set_config('lock_timeout', :wait_ms, true),"
+                " set_config('statement_timeout', :work_ms, true)"
+            ),
+            {"wait_ms": str(int(wait_s * 1000)), "work_ms": str(PATIENCE_S * 1000)},
+        )
 
 
 async def _check(backend: _PostgresBackend) -> None:

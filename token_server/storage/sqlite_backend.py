@@ -43,7 +43,7 @@ class _SqliteBackend:
         self._direct_writer = DirectWriter(partial(_connect, path, _WRITER_PRAGMAS))
 
     @contextlib.asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
+    async def read(self, wait_s: float | None = None) -> AsyncIterator[AsyncConnection]:  # noqa: ARG002 - readers wait for nobody
         async with self._readers.connect() as conn:
             yield conn
 

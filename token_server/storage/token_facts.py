@@ -5,7 +5,7 @@ by primary key, so that a token costs the same whatever is revoked.
 """
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Text, bindparam, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -74,7 +74,13 @@ async def read_token_facts(
     store: Store, key: TokenKey, sid: str | None
 ) -> tuple[TokenFacts, Family | None]:
     """The facts, and the session of this id if there is one."""
-    asked: list[Asked] = [(FACTS, asdict(key))]
+    values = {
+        "client_id": key.client_id,
+        "subject": key.subject,
+        "jti": key.jti,
+        "number": key.number,
+    }
+    asked: list[Asked] = [(FACTS, values)]
     if sid is not None:
         asked.append((families.BY_SID, {"sid": sid}))
     found = await store.read_alone(*asked)
