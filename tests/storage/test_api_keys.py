@@ -234,6 +234,24 @@ async def test_taking_a_number_races_with_disabling(store: Store, database_url: 
         await second.close()
 
 
+async def test_taking_a_number_races_with_revoking(store: Store, database_url: str) -> None:
+    """A key that is revoked while a token is made from it: the number dies, or was never taken."""
+    second = await open_store(database_url, now=lambda: NOW)
+    user = await add_user(store)
+
+    async def revoke(key: ApiKey) -> None:
+        async with second.write() as conn:
+            assert await api_keys.revoke_key(conn, key.key_id, user.user_id, NOW)
+
+    try:
+        for number in range(60):
+            key = await add_key(store, user)
+            taken, _ = await asyncio.gather(take(store, key, 9000 + number), revoke(key))
+            assert (9000 + number in await revoked_numbers(store)) is taken
+    finally:
+        await second.close()
+
+
 async def test_last_use_only_goes_forward(store: Store) -> None:
     """Stamps arrive late and out of order; ids that are gone are ignored."""
     user = await add_user(store)
