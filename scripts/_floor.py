@@ -10,11 +10,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from argon2.low_level import Type, hash_secret_raw
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from token_server.config_loading import load_settings
+from token_server.crypto.argon2id import SALT_BYTES, TAG_BYTES, Argon2Cost, derive
 
 CONTENT = bytes(range(256)) * 2  # about what an access token signs
 
@@ -27,15 +27,10 @@ def signature() -> Callable[[], object]:
 
 def password_hash() -> Callable[[], object]:
     settings = load_settings("tool", {}, {}).settings
-    return lambda: hash_secret_raw(
-        b"correct horse battery staple",
-        bytes(16),
-        time_cost=settings.argon2_time_cost,
-        memory_cost=settings.argon2_memory_kib,
-        parallelism=settings.argon2_parallelism,
-        hash_len=32,
-        type=Type.ID,
+    cost = Argon2Cost(
+        settings.argon2_memory_kib, settings.argon2_time_cost, settings.argon2_parallelism
     )
+    return lambda: derive(b"correct horse battery staple", bytes(SALT_BYTES), cost, TAG_BYTES)
 
 
 def measure(work: Callable[[], object], seconds: float) -> dict[str, float]:
