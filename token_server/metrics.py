@@ -107,7 +107,7 @@ class Metrics:
         self._refresh = _Children[Counter](refresh.labels, ((name,) for name in REFRESH_OUTCOMES))
         guesses = Counter(
             "token_server_guesses",
-            "Passwords to be checked and wrong client secrets, by door and what became of them.",
+            "Passwords to be checked, wrong client secrets and API keys, by door and outcome.",
             ("door", "outcome"),
             registry=self._registry,
         )

@@ -16,7 +16,8 @@ from token_server.app import create_app
 from token_server.core.client_policy import GRANT_TYPES
 from token_server.grants.registry import GRANTS
 from token_server.services.health import Readiness
-from token_server.web.account import PREFIX, ROUTES
+from token_server.web.account import ROUTES
+from token_server.web.account_call import PREFIX
 from token_server.web.edge import Edge
 from token_server.web.exact_paths import ExactPaths
 from token_server.web.health import health_handlers
