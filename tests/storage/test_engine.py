@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from tests.support.databases import TEST_EPOCH as NOW
 from tests.support.databases import PostgresDatabases
 from token_server.errors import OperatorError, UnavailableError
-from token_server.storage import meta, postgres_backend
+from token_server.storage import database_url, meta, postgres_backend
 from token_server.storage.engine import Store, open_store
 from token_server.storage.errors import StorageFailedError
 
@@ -284,6 +284,27 @@ async def test_wait_for_a_locked_row_is_bounded(postgres_store: Store, postgres_
     finally:
         await stuck.close()
     assert await value(postgres_store, "name") == "value"
+
+
+async def test_work_on_a_large_table_may_take_longer_than_a_request(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A migration that reads all sessions is not cut off by the bounds of requests, neither by the
+    server's nor by the driver's; nor is an operator's question."""
+    monkeypatch.setattr(database_url, "_STATEMENT_TIMEOUT_MS", 300)
+    monkeypatch.setattr(database_url, "_COMMAND_TIMEOUT_S", 0.5)
+    long_work = text("SELECT pg_sleep(1)")
+    store = await open_store(postgres_url, now=lambda: NOW)
+    try:
+        async with store.write(wait_s=0.2) as conn:
+            await conn.execute(long_work)
+        async with store.read(wait_s=0.2) as conn:
+            await conn.execute(long_work)
+        with pytest.raises(UnavailableError):
+            async with store.write() as conn:
+                await conn.execute(long_work)
+    finally:
+        await store.close()
 
 
 async def test_every_wait_is_bounded_by_default(postgres_url: str) -> None:

@@ -64,7 +64,7 @@ async def compromise_everything(runtime: Runtime, *, dry_run: bool) -> Emergency
     version = runtime.master_keys.current if is_half_done else _version_to_come(runtime)
     if dry_run:
         steps = proposal.decision.steps if isinstance(proposal.decision, Change) else ()
-        async with runtime.store.read() as connection:
+        async with runtime.store.read(wait_s=family_versions.QUESTION_WAIT_S) as connection:
             sessions = await family_versions.count_live_families(connection, before.now)
         return _report(runtime, before, Done(version, sessions, steps, is_dry_run=True))
     steps = () if is_half_done else await _exchange_keys(runtime, version)

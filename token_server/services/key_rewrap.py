@@ -156,7 +156,7 @@ def _to_move(stored: StoredKeyring, target: int) -> tuple[str, ...]:
 
 
 async def _old_needed_until(runtime: Runtime, current: int) -> int | None:
-    async with runtime.store.read() as connection:
+    async with runtime.store.read(wait_s=family_versions.QUESTION_WAIT_S) as connection:
         return await family_versions.needed_until(connection, current, runtime.clock.now())
 
 
