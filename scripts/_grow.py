@@ -254,7 +254,8 @@ def _print_purge(size: int, result: Purge) -> None:
         for kind, felt in kinds.items():
             print(
                 f"  {phase:<8}{kind:<20}p50 {felt.p50_ms:7.2f} ms  p99 {felt.p99_ms:7.2f} ms"
-                f"  longest {felt.longest_ms:7.1f} ms  of {felt.requests:,}",
+                f"  longest {felt.longest_ms:7.1f} ms  of {felt.requests:,}"
+                + (f", {felt.refused} answered 503" if felt.refused else ""),
                 flush=True,
             )
 

@@ -5,7 +5,7 @@ nothing else works on the same server meanwhile.
 """
 
 import contextlib
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ class Reading:
 
     main_cpu_s: float  # of the server's main thread, where the event loop runs
     workers_cpu_s: dict[int, float]  # of its other threads
-    database_cpu_s: float  # of all processes of PostgreSQL; 0 for SQLite, which has none
+    backends_cpu_s: dict[int, float]  # of PostgreSQL's processes; SQLite has none
     written_bytes: int
 
     @property
@@ -27,22 +27,26 @@ class Reading:
         return self.main_cpu_s + sum(self.workers_cpu_s.values())
 
     @property
+    def database_cpu_s(self) -> float:
+        return sum(self.backends_cpu_s.values())
+
+    @property
     def busiest_worker_s(self) -> float:
         """Of the thread that hashes, where passwords are hashed: nothing costs nearly as much."""
         return max(self.workers_cpu_s.values(), default=0.0)
 
     def since(self, before: "Reading") -> "Reading":
-        """A thread that is new has spent all of its time since."""
-        workers = {
-            thread: spent_s - before.workers_cpu_s.get(thread, 0.0)
-            for thread, spent_s in self.workers_cpu_s.items()
-        }
+        """A thread or backend that is new has spent all of its time since."""
         return Reading(
             self.main_cpu_s - before.main_cpu_s,
-            workers,
-            self.database_cpu_s - before.database_cpu_s,
+            _differences(self.workers_cpu_s, before.workers_cpu_s),
+            _differences(self.backends_cpu_s, before.backends_cpu_s),
             self.written_bytes - before.written_bytes,
         )
+
+
+def _differences(now: Mapping[int, float], before: Mapping[int, float]) -> dict[int, float]:
+    return {number: spent_s - before.get(number, 0.0) for number, spent_s in now.items()}
 
 
 class Meter:
@@ -55,15 +59,16 @@ class Meter:
     async def read(self) -> Reading:
         """Opens a connection of its own for PostgreSQL: no part of what is measured."""
         if sqlite_path(self._url) is not None:
-            return self._reading(0.0, _written_bytes(self._pid))
+            return self._reading({}, _written_bytes(self._pid))
         async with postgres(self._url) as connection:
             written = await connection.fetchval("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
-            backend = await connection.fetchval("SELECT pg_backend_pid()")
-        return self._reading(sum(map(cpu_s, _siblings(backend))), int(written))
+            own = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            backends = [row["pid"] for row in await connection.fetch(own)]
+        return self._reading({pid: cpu_s(pid) for pid in backends}, int(written))
 
-    def _reading(self, database_cpu_s: float, written_bytes: int) -> Reading:
+    def _reading(self, database: dict[int, float], written_bytes: int) -> Reading:
         workers = _threads(self._pid)
-        return Reading(workers.pop(self._pid), workers, database_cpu_s, written_bytes)
+        return Reading(workers.pop(self._pid), workers, database, written_bytes)
 
 
 def cpu_s(pid: int) -> float:
@@ -93,21 +98,3 @@ def _written_bytes(pid: int) -> int:
         if line.startswith("write_bytes:"):
             return int(line.split()[1])
     raise ValueError("no write_bytes")
-
-
-def _siblings(backend: int) -> list[int]:
-    """All processes of the PostgreSQL server, by one of its backends; none when it runs elsewhere.
-    A backend that has just ended has taken its share with it: its parent's pid is not known."""
-    postmaster = _parent(backend)
-    if postmaster is None:
-        return []
-    pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208 - names
-    return [pid for pid in pids if _parent(pid) == postmaster]
-
-
-def _parent(pid: int) -> int | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return int(stat.rpartition(")")[2].split()[1])

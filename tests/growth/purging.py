@@ -28,6 +28,7 @@ class Felt:
     """Of one kind of request in one phase."""
 
     requests: int
+    refused: int  # 503: counted with their waiting time
     p50_ms: float
     p99_ms: float
     longest_ms: float
@@ -73,6 +74,12 @@ async def purge(grown: Grown, *, per_s: float, quiet_s: float) -> Purge:
     return Purge(pruned["sessions"], seconds, load.felt(), expired, others_before - others)
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    waited_s: float
+    is_refused: bool
+
+
 class _PacedLoad:
     """Open loop: what is due is sent, on any connection that is free."""
 
@@ -81,7 +88,7 @@ class _PacedLoad:
         self._interval_s = 1 / per_s
         self._machine = machine_request(grown.place)
         self._phase = ""
-        self._waited: dict[str, dict[str, list[float]]] = {}
+        self._waited: dict[str, dict[str, list[_Answer]]] = {}
         self.is_over = False
 
     async def phase(self, name: str, work: Awaitable[T]) -> T:
@@ -116,20 +123,23 @@ class _PacedLoad:
     ) -> None:
         connection = await free.get()
         if kind == "refresh":
-            await refresh_once(self._grown, connection)
-        elif (reply := await connection.send(self._machine)).status != 200:
-            raise RuntimeError(f"answered {reply.status} {reply.body!r}")
+            reply = await refresh_once(self._grown, connection)
+        else:
+            reply = await connection.send(self._machine)
         free.put_nowait(connection)
+        if reply.status not in {200, 503}:
+            raise RuntimeError(f"answered {reply.status} {reply.body!r}")
         if phase:
             waited = self._waited.setdefault(phase, {}).setdefault(kind, [])
-            waited.append(time.perf_counter() - due)
+            waited.append(_Answer(time.perf_counter() - due, is_refused=reply.status == 503))
 
 
-def _felt(waited: list[float]) -> Felt:
-    ordered = sorted(waited)
+def _felt(answers: list[_Answer]) -> Felt:
+    ordered = sorted(answer.waited_s for answer in answers)
     count = len(ordered)
     return Felt(
         requests=count,
+        refused=sum(answer.is_refused for answer in answers),
         p50_ms=1000 * ordered[count // 2],
         p99_ms=1000 * ordered[int(count * 0.99)],
         longest_ms=1000 * ordered[-1],

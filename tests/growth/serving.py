@@ -122,12 +122,14 @@ def machine_request(place: Place) -> bytes:
     return token_request(form, secret=place.service_secret)
 
 
-async def refresh_once(grown: Grown, connection: Connection) -> None:
-    """Spend one session's current token; its successor goes to the end of the queue."""
+async def refresh_once(grown: Grown, connection: Connection) -> Reply:
+    """Spend one session's current token; its successor, or the token itself if it was refused,
+    goes to the end of the queue."""
+    token = grown.tokens.popleft()
     form = {"grant_type": "refresh_token", "client_id": CLIENT_ID}
-    request = token_request({**form, "refresh_token": grown.tokens.popleft()})
-    answer = _require(await connection.send(request), 200)
-    grown.tokens.append(answer.json()["refresh_token"])
+    reply = await connection.send(token_request({**form, "refresh_token": token}))
+    grown.tokens.append(reply.json()["refresh_token"] if reply.status == 200 else token)
+    return reply
 
 
 async def log_in_once(grown: Grown, connection: Connection, origins: Origins) -> None:
@@ -205,7 +207,7 @@ def _kinds(
     grown: Grown, origins: Origins
 ) -> tuple[Callable[[Connection], Awaitable[None]], Callable[[Connection], Awaitable[None]]]:
     async def refresh(connection: Connection) -> None:
-        await refresh_once(grown, connection)
+        _require(await refresh_once(grown, connection), 200)
 
     async def log_in(connection: Connection) -> None:
         await log_in_once(grown, connection, origins)

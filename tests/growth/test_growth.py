@@ -49,12 +49,14 @@ async def test_loaded_sessions_live_and_a_prune_takes_exactly_the_expired(
         async with open_connections([server.address], 1) as [connection]:
             await log_in_once(grown, connection, addresses())
             for _ in range(30):
-                await refresh_once(grown, connection)
+                assert (await refresh_once(grown, connection)).status == 200
         pruned = await purge(grown, per_s=50, quiet_s=0.2)
     finally:
         status = server.stop()
     assert status == 0
     assert (pruned.rows, pruned.expired_left, pruned.others_lost) == (EXPIRED, 0, 0)
+    refused = [felt.refused for kinds in pruned.felt.values() for felt in kinds.values()]
+    assert set(refused) == {0}
     assert {kind for felt in pruned.felt.values() for kind in felt} == {
         "refresh",
         "client_credentials",
