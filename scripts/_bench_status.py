@@ -1,6 +1,6 @@
 """What status lists cost: bytes on the wire, CPU to read and sign them, memory, CPU per check.
 
-Many sessions are loaded into a database of its own by one statement, a share of them revoked;
+Many sessions are loaded into a database of its own (tests/growth), a share of them revoked;
 then the server's own code reads them as after a start, signs every list and follows one more
 revocation. A list is also read by the verification library, as a resource service holds it.
 CPU is that of the process; on a shared machine read the figures as orders of magnitude.
@@ -21,6 +21,8 @@ from typing import Literal
 
 from sqlalchemy import text
 
+from tests.growth.loading import load
+from tests.growth.rows import Shape
 from tests.support.places import DATABASE_HELP, temporary_installation
 from token_server.config import Settings
 from token_server.core.claims import AccessToken, access_token_claims
@@ -35,20 +37,6 @@ from token_server.verify.fetch import FetchResult
 
 AUDIENCE = "https://orders.example"
 TOKENS, ROUNDS = 400, 200
-NUMBERS = {
-    "sqlite": "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)",
-    "postgresql": "WITH n (i) AS (SELECT generate_series(1, :count))",
-}
-FAMILY_ID = {"sqlite": "randomblob(16)", "postgresql": "uuid_send(gen_random_uuid())"}
-LOAD = """
-INSERT INTO families (family_id, sid, client_id, user_id, scope, audience, generation, mac_version,
-    auth_time, created_at, idle_expires_at, absolute_expires_at, revoked_at, revoked_reason)
-{numbers}
-SELECT {family_id}, 'ses_' || i, 'bench', 'usr_' || i % 100000, 'orders:read', 'https://x.example',
-    0, 1, :now - 86400, :now - 86400, :now + 86400, :now + 2592000,
-    CASE WHEN i % :every = 0 THEN :now - i % 80000 END, CASE WHEN i % :every = 0 THEN 'bench' END
-FROM n
-"""
 REVOKE_ONE = "UPDATE families SET revoked_at = :now, revoked_reason = 'bench' WHERE seq = 1"
 
 
@@ -126,8 +114,8 @@ def _parse() -> argparse.Namespace:
 
 
 async def _measure(settings: Settings, options: argparse.Namespace) -> Figures:
+    await _load(settings, options.sessions, options.every)
     async with open_runtime(settings) as runtime:
-        await _load(runtime, options.sessions, options.every)
         costs, cache = await _follow(runtime)
         memory_kib = await _memory_kib(runtime)
         lists = StatusLists(runtime)
@@ -234,12 +222,17 @@ def _verify_us(verifier: Verifier, tokens: list[str]) -> float:
     return (time.process_time() - begun) / len(tokens) * 1e6
 
 
-async def _load(runtime: Runtime, sessions: int, every: int) -> None:
-    dialect = runtime.store.dialect
-    statement = LOAD.format(numbers=NUMBERS[dialect], family_id=FAMILY_ID[dialect])
-    values = {"count": sessions, "every": every, "now": runtime.clock.now()}
-    async with runtime.store.write(wait_s=600) as connection:
-        await connection.execute(text(statement), values)
+async def _load(settings: Settings, sessions: int, every: int) -> None:
+    async with open_runtime(settings) as runtime:  # makes database and keys
+        shape = Shape(
+            families=sessions,
+            expired=0,
+            revoked_every=every,
+            now=runtime.clock.now(),
+            password_hash="",
+            mac_version=runtime.master_keys.current,
+        )
+    await load(settings.database_url.reveal(), shape, tables=("families",))
 
 
 async def _follow(runtime: Runtime) -> tuple[list[Cost], StatusCache]:

@@ -66,13 +66,19 @@ class TableSize:
         return self.table_bytes + sum(self.index_bytes.values())
 
 
-async def load(database_url: str, shape: Shape, advance: Advance | None = None) -> int:
+async def load(
+    database_url: str,
+    shape: Shape,
+    advance: Advance | None = None,
+    tables: tuple[str, ...] = tuple(COLUMNS),
+) -> int:
     """Brings the database to `shape` and returns how many logins were stored: all of a new one,
-    the rest of an interrupted load, the expired sessions of one that was pruned since."""
+    the rest of an interrupted load, the expired sessions of one that was pruned since. `tables`
+    are those that a new one gets, `families` among them."""
     path = sqlite_path(database_url)
     if path is not None:
-        return _load_sqlite(path, shape, advance or _nobody)
-    return await _load_postgres(database_url, shape, advance or _nobody)
+        return _load_sqlite(path, shape, advance or _nobody, tables)
+    return await _load_postgres(database_url, shape, advance or _nobody, tables)
 
 
 async def sizes(database_url: str) -> dict[str, TableSize]:
@@ -102,9 +108,9 @@ def _nobody(_count: int) -> None:
     pass
 
 
-def _parts(shape: Shape, loaded: int, expired: int) -> list[Part]:
+def _parts(shape: Shape, loaded: int, expired: int, tables: tuple[str, ...]) -> list[Part]:
     if loaded < shape.families:
-        return [Part(loaded + 1, shape.families, tuple(COLUMNS))]
+        return [Part(loaded + 1, shape.families, tables)]
     if expired < shape.expired:
         return [Part(1, shape.expired, ("families",))]
     return []
@@ -120,12 +126,12 @@ def _rows(table: str, batch: Sequence[Login]) -> list[tuple[object, ...]]:
             return [login.audit for login in batch]
 
 
-def _load_sqlite(path: Path, shape: Shape, advance: Advance) -> int:
+def _load_sqlite(path: Path, shape: Shape, advance: Advance, tables: tuple[str, ...]) -> int:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         names = {"families": shape.families, "expired": shape.expired}
         loaded = connection.execute(_LOADED.format(**names)).fetchone()[0]
         expired = connection.execute(_EXPIRED.format(**names)).fetchone()[0]
-        parts = _parts(shape, loaded, expired)
+        parts = _parts(shape, loaded, expired, tables)
         if not parts:
             return 0
         connection.execute("PRAGMA journal_mode=TRUNCATE")
@@ -153,12 +159,14 @@ def _insert(table: str) -> str:
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - constants
 
 
-async def _load_postgres(database_url: str, shape: Shape, advance: Advance) -> int:
+async def _load_postgres(
+    database_url: str, shape: Shape, advance: Advance, tables: tuple[str, ...]
+) -> int:
     async with postgres(database_url) as connection:
         names = {"families": shape.families, "expired": shape.expired}
         loaded = await connection.fetchval(_LOADED.format(**names))
         expired = await connection.fetchval(_EXPIRED.format(**names))
-        parts = _parts(shape, loaded, expired)
+        parts = _parts(shape, loaded, expired, tables)
         if loaded == shape.families and parts:
             await connection.execute(_DROP_EXPIRED.format(**names))
         for part in itertools.chain(*(part.split(POSTGRES_TRANSACTION) for part in parts)):
