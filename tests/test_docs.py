@@ -1,5 +1,6 @@
 """The reference pages name what exists: no setting, command or audit event without its line."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from click.testing import CliRunner
 from token_server.cli.main import COMMANDS, cli
 from token_server.metrics import Metrics
 from token_server.records import AuditEventType
+from token_server.runtime import Runtime
+from token_server.storage.schema import metadata
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -57,6 +60,18 @@ def test_every_command_is_documented(command_line: str, name: str) -> None:
 
     assert lines
     assert [verb for verb in verbs if not any(verb in line for line in lines)] == []
+
+
+def test_every_shared_table_and_every_part_of_a_process_is_documented() -> None:
+    """Whoever runs two instances finds what they share, and how old the rest may be."""
+    text = (DOCS / "architecture.md").read_text()
+    section = text.partition("## Several processes")[2].partition("\n## ")[0]
+    shared, own = section.split("An idempotent replay")
+    stateless = {"settings", "clock", "entropy", "audit"}  # `audit` writes through `background`
+    parts = {field.name for field in dataclasses.fields(Runtime)} - stateless
+
+    assert [name for name in metadata.tables if f"`{name}`" not in shared] == []
+    assert [name for name in parts if f"`{name}`" not in own] == []
 
 
 def test_every_audit_event_is_documented(command_line: str) -> None:

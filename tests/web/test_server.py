@@ -248,3 +248,31 @@ def test_workers_drain_when_the_supervisor_is_stopped(crew: Installation) -> Non
     assert server.process.returncode == 0
     stopped = [r for r in server.log_records() if r["event"] == "supervisor_stopped"]
     assert [record["worker_statuses"] for record in stopped] == [[0, 0]]
+
+
+def test_a_signal_to_every_process_is_one_stop(crew: Installation) -> None:
+    """systemd sends SIGTERM to the whole control group: workers drain all the same."""
+    server = start_server(crew)
+    with half_a_request(server) as connection:
+        time.sleep(0.2)
+        for pid in (server.pid, *started_pids(server)):
+            os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not accepts(server.address))
+        time.sleep(0.5)  # the supervisor's own signal has come, too
+        connection.sendall(b"unheard_of___")
+        answer = read_all(connection)
+
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert server.process.wait(DEADLINE_S) == 0
+
+
+def test_a_second_signal_ends_the_workers_too(crew: Installation) -> None:
+    """A person who does not want to wait waits for no worker either."""
+    server = start_server(crew, overrides={"DRAIN_TIMEOUT": "600s"})
+    with half_a_request(server):
+        time.sleep(0.2)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not accepts(server.address))
+        server.process.send_signal(signal.SIGTERM)
+
+        assert server.process.wait(DEADLINE_S) == 1

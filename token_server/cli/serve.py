@@ -171,7 +171,7 @@ async def _serve_alone(settings: Settings, listeners: Listeners) -> int:
 
 async def _serve_worker(settings: Settings, sockets: WorkerSockets) -> int:
     stop = StopSignal()
-    with stop_on_signals(stop):
+    with stop_on_signals(stop, is_worker=True):
         async with (
             linked_to_supervisor(sockets.link, stop) as say_ready,
             open_runtime(settings) as runtime,

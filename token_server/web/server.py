@@ -83,11 +83,16 @@ class StopSignal:
     def ask(self, reason: str) -> None:
         """The first call asks for a drain, the second one for the end."""
         if not self.asked.is_set():
-            _log.info("stop_requested", reason=reason)
-            self.asked.set()
+            self.drain(reason)
         elif not self.forced.is_set():
             _log.warning("stop_forced", reason=reason)
             self.forced.set()
+
+    def drain(self, reason: str) -> None:
+        """Ask for a drain; asking again changes nothing."""
+        if not self.asked.is_set():
+            _log.info("stop_requested", reason=reason)
+            self.asked.set()
 
 
 class _Server(uvicorn.Server):
@@ -124,16 +129,21 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
 
 
 @contextlib.contextmanager
-def stop_on_signals(stop: StopSignal) -> Iterator[None]:
-    """SIGTERM and SIGINT ask `stop`, as long as the block runs."""
+def stop_on_signals(stop: StopSignal, *, is_worker: bool = False) -> Iterator[None]:
+    """SIGTERM and SIGINT ask `stop`, as long as the block runs.
+
+    A worker drains at SIGTERM, however often it comes: service managers like to send it to every
+    process, and the supervisor passes on its own. Only SIGINT makes a worker hurry.
+    """
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for number in signals:
-        loop.add_signal_handler(number, stop.ask, number.name)
+    on_term = stop.drain if is_worker else stop.ask
+    handlers = {signal.SIGTERM: on_term, signal.SIGINT: stop.ask}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler, number.name)
     try:
         yield
     finally:
-        for number in signals:
+        for number in handlers:
             loop.remove_signal_handler(number)
 
 

@@ -89,7 +89,7 @@ async def linked_to_supervisor(
         # Nothing is ever sent to a worker: data is the end of the stream, or an error.
         with contextlib.suppress(OSError):
             await loop.sock_recv(link, 1)
-        stop.ask("supervisor_ended")
+        stop.drain("supervisor_ended")
 
     tasks = [asyncio.create_task(report()), asyncio.create_task(watch())]
     try:
@@ -244,7 +244,7 @@ class _Supervisor:
         with contextlib.suppress(TimeoutError):
             limit_s = self._crew.drain_delay_s + self._crew.drain_timeout_s + KILL_MARGIN_S
             await asyncio.wait_for(self._stop.forced.wait(), limit_s)
-            _send(process, signal.SIGTERM)
+            _send(process, signal.SIGINT)
             await asyncio.sleep(KILL_MARGIN_S / 5)
         _log.error("worker_killed", pid=process.pid)
         _send(process, signal.SIGKILL)
