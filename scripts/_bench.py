@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -143,11 +144,12 @@ def _preface(figures: dict[str, Any]) -> str:
         f" {floor['quiet_cpu_ms']:.3f}, {floor['quiet_per_s']:,.0f}/s)"
         for name, floor in figures["floors"].items()
     ]
-    loads = (machine["load_average_before"][0], machine["load_average_after"][0])
+    load = f"{machine['load_average_before'][0]:.1f}, then {machine['load_average_after'][0]:.1f}"
     shared = "; a server on two cores shares one with the load" if machine["is_shared"] else ""
+    command = shlex.join(["scripts/bench", *sys.argv[1:]])
     return (
-        f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}; load average"
-        f" {loads[0]:.1f} before and {loads[1]:.1f} after{shared}.\n"
+        f"`{command}`: {machine['cpu']}, {machine['cores']} cores, Python"
+        f" {machine['python']}; load average {load}{shared}.\n"
         f"{options['rounds']} rounds, windows of {options['window_s']} s. " + "; ".join(floors)
     )
 

@@ -1,7 +1,8 @@
 """The load generator: closed loop, one request at a time on each connection, few µs for each.
 
 Answers are judged, not only counted: every status, and the body of every `SAMPLE`th by its
-scenario. Only what was asked and answered within the window is measured; the loop is uvloop's.
+scenario. What is answered within a window counts, whenever it was asked: as many requests are
+under way at its beginning as at its end. The loop is uvloop's.
 It understands what our servers send (Content-Length, or 304 without a body) and nothing more.
 """
 
@@ -138,7 +139,6 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._rest = b""
         self._sent = 0.0
-        self._was_in_window = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
@@ -156,7 +156,6 @@ class Connection(asyncio.Protocol):
         if request is None or self._transport is None:
             self._end()
             return
-        self._was_in_window = tally.is_open
         self._sent = time.perf_counter()
         self._transport.write(request)
 
@@ -175,7 +174,7 @@ class Connection(asyncio.Protocol):
         now = time.perf_counter()
         tally = self._tally
         tally.answers += 1
-        if self._was_in_window and tally.is_open:
+        if tally.is_open:
             tally.latencies.append(now - self._sent)
         problem = self._talk.hear(
             status, data[end + 4 : size], is_sample=tally.answers % SAMPLE == 1

@@ -122,7 +122,7 @@ async def test_window_with_a_wrong_answer_is_not_measured() -> None:
 
 
 async def test_window_counts_answers_and_what_the_server_used() -> None:
-    """Latencies are of requests within the window, `read` is called at both its ends."""
+    """Latencies are of answers within the window, `read` is called at both its ends."""
     readings = iter([(1.0,), (3.5,)])
     async with answering(b"HTTP/1.1 304 Not Modified\r\netag: x\r\n\r\n") as address:
         talks = [Repeat([b"GET / HTTP/1.1\r\n\r\n"], status=b"304") for _ in range(3)]
