@@ -16,7 +16,9 @@ from token_server.services.clients import disable_client
 from token_server.services.sessions import revoke_session
 from token_server.services.token_explanation import explain_token
 from token_server.services.users import disable_user, set_password
+from token_server.storage.token_facts import MAX_ACTORS
 from token_server.verify import StaticKeySet, Verifier
+from token_server.verify.claims import MAX_ACT_DEPTH
 
 ALIVE, DEAD = [True] * 3, [False] * 3
 
@@ -204,6 +206,11 @@ async def test_machine_without_position_ends_with_its_client(chain: Chain) -> No
     assert "status" not in claims_of(tokens[0])
     await disable_client(chain.server.runtime, "job")
     assert await chain.live(tokens) == DEAD
+
+
+def test_all_parts_know_the_same_longest_chain() -> None:
+    """B54: what a verifier takes, the database can be asked about."""
+    assert MAX_ACTORS == MAX_ACT_DEPTH
 
 
 @pytest.mark.parametrize("depth", [7, 8], ids=["B54_8_deep", "B54_9_deep"])

@@ -4,7 +4,6 @@ The planner is asked about the statements that the storage functions really send
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -33,7 +32,7 @@ from token_server.storage.engine import Store
 from token_server.storage.family_sweeps import Sweep, begin_sweep
 from token_server.storage.rotation import rotation_statement
 from token_server.storage.status import Revoked
-from token_server.storage.token_facts import FACTS, TokenKey, are_clients_enabled
+from token_server.storage.token_facts import ENABLED_ACTORS, FACTS, actor_values
 
 TAKE = Take("group", (Bucket("account", Budget(5, 10)),), NOW)
 Call = Callable[[AsyncConnection, Login], Awaitable[object]]
@@ -65,7 +64,9 @@ CALLS: dict[str, Call] = {
     "set_client_enabled": lambda c, x: clients.set_client_enabled(c, x.client.client_id, True, NOW),
     "lock_client": lambda c, x: clients.lock_client(c, x.client.client_id),
     "change_client": lambda c, x: clients.change_client(c, x.client),
-    "are_clients_enabled": lambda c, x: are_clients_enabled(c, [x.client.client_id, "nobody"]),
+    "read_actors": lambda c, x: c.execute(
+        ENABLED_ACTORS.statement, actor_values((x.client.client_id, "nobody"))
+    ),
     "delete_client": lambda c, x: clients.delete_client(c, x.client.client_id),
     "insert_secret": lambda c, x: clients.insert_secret(c, x.client.client_id, new_secret()),
     "delete_secret": lambda c, x: clients.delete_secret(c, x.client.client_id, "cs_1"),
@@ -94,7 +95,8 @@ CALLS: dict[str, Call] = {
     ),
     "sweep_all_sessions": lambda c, _: begin_sweep(c, Sweep("everybody", "", "x", NOW), 10),
     "read_token_facts": lambda c, x: c.execute(
-        FACTS.statement, asdict(TokenKey(x.client.client_id, x.user.user_id, "jti", 1))
+        FACTS.statement,
+        {"client_id": x.client.client_id, "subject": x.user.user_id, "jti": "jti", "number": 1},
     ),
     "note_replay": lambda c, x: families.note_replay(c, x.family.family_id, 0),
     "prune_families": lambda c, _: families.prune_families(c, NOW, 10),

@@ -17,7 +17,6 @@ from token_server.runtime import Runtime
 from token_server.storage.token_facts import (
     TokenFacts,
     TokenKey,
-    are_clients_enabled,
     read_token_facts,
 )
 from token_server.verify import Claims, KeySetError, Policy, StaticKeySet, TokenError
@@ -145,17 +144,16 @@ async def judge_claims(runtime: Runtime, claims: Claims) -> LiveToken | DeadToke
     number = None
     if position is not None and position.name.kind == "m":
         number = runtime.status.number_at(position)
-    key = TokenKey(claims.client_id, claims.subject, claims.token_id, number)
+    key = TokenKey(
+        claims.client_id,
+        claims.subject,
+        claims.token_id,
+        number,
+        claims.actors[1:],  # the current one is the client
+    )
     facts, session = await read_token_facts(runtime.store, key, claims.session_id)
-    # Whoever acted before (RFC 8693 §4.1): what a client got hold of that was disabled since is
-    # worth nothing further down the chain either. The current actor is the token's client.
-    is_chain_good = True
-    if len(claims.actors) > 1:
-        async with runtime.store.read() as connection:
-            is_chain_good = await are_clients_enabled(connection, claims.actors)
     reason = (
         _token_problem(facts, number)
-        or (None if is_chain_good else "actor_disabled")
         or _subject_problem(claims, facts, number)
         or _session_problem(claims, session, facts, runtime.clock.now())
     )
@@ -183,6 +181,9 @@ def _token_problem(facts: TokenFacts, number: int | None) -> str | None:
         return "client_unknown"
     if not facts.is_client_enabled:
         return "client_disabled"
+    if not facts.are_actors_enabled:
+        # What a client got hold of that was disabled since is worth nothing further down either.
+        return "actor_disabled"
     if facts.is_denied or facts.is_number_revoked:
         return "token_revoked"
     if number is not None and number < facts.machines_floor:

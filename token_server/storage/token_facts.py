@@ -1,14 +1,12 @@
-"""What the database knows against one access token, in one statement.
+"""What the database knows against one access token, in one look.
 
 Answers facts; what they mean for the token is services/token_state.py's. Every part is a look-up
 by primary key, so that a token costs the same whatever is revoked.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Text, bindparam, literal, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_server.records import Family
 from token_server.storage import families, meta
@@ -28,6 +26,7 @@ class TokenKey:
     subject: str
     jti: str
     number: int | None
+    actors: tuple[str, ...] = ()  # clients that it went through, MAX_ACTORS at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,7 @@ class TokenFacts:
     is_number_revoked: bool
     sessions_floor: int  # sessions with a smaller `seq` were ended by `db restored`
     machines_floor: int  # machine tokens with a smaller number were
+    are_actors_enabled: bool  # all of them
 
 
 _IS_SUBJECT = users.c.user_id == bindparam("subject", type_=Text)
@@ -65,8 +65,13 @@ _FACTS_OF_TOKEN = select(
 )
 FACTS = Query(_FACTS_OF_TOKEN)
 
-_ENABLED = select(clients.c.client_id).where(
-    clients.c.client_id.in_(bindparam("client_ids", expanding=True)), clients.c.is_enabled
+MAX_ACTORS = 8  # what the verifier takes (verify/claims.py)
+_ACTORS = tuple(f"actor_{n}" for n in range(MAX_ACTORS))
+ENABLED_ACTORS = Query(
+    select(clients.c.client_id).where(
+        clients.c.client_id.in_([bindparam(name, type_=Text) for name in _ACTORS]),
+        clients.c.is_enabled,
+    )
 )
 
 
@@ -83,12 +88,23 @@ async def read_token_facts(
     asked: list[Asked] = [(FACTS, values)]
     if sid is not None:
         asked.append((families.BY_SID, {"sid": sid}))
+    if key.actors:
+        asked.append((ENABLED_ACTORS, actor_values(key.actors)))
     found = await store.read_alone(*asked)
+    are_actors_enabled = not key.actors or len(found[-1]) == len(set(key.actors))
     session = found[1][0] if sid is not None and found[1] else None
-    return _facts_of(found[0][0]), None if session is None else families.family_of(session)
+    facts = _facts_of(found[0][0], are_actors_enabled)
+    return facts, None if session is None else families.family_of(session)
 
 
-def _facts_of(row: Row) -> TokenFacts:
+def actor_values(actors: tuple[str, ...]) -> dict[str, str]:
+    """The parameters of ENABLED_ACTORS; the last one again where there are fewer."""
+    if len(actors) > MAX_ACTORS:
+        raise ValueError("no verifier takes a chain of so many actors")
+    return {name: actors[min(n, len(actors) - 1)] for n, name in enumerate(_ACTORS)}
+
+
+def _facts_of(row: Row, are_actors_enabled: bool) -> TokenFacts:
     """From a row of FACTS; a truth value may be 0 or 1."""
     client, subject, user, password_changed_at, denied, revoked, sessions, machines = row
     return TokenFacts(
@@ -100,11 +116,5 @@ def _facts_of(row: Row) -> TokenFacts:
         is_number_revoked=revoked is not None,
         sessions_floor=int(sessions or 0),
         machines_floor=int(machines or 0),
+        are_actors_enabled=are_actors_enabled,
     )
-
-
-async def are_clients_enabled(conn: AsyncConnection, client_ids: Collection[str]) -> bool:
-    """Whether all of them exist and are enabled; for the few that acted in a call chain."""
-    distinct = sorted(set(client_ids))
-    found = (await conn.execute(_ENABLED, {"client_ids": distinct})).all()
-    return len(found) == len(distinct)
