@@ -9,12 +9,13 @@ from tests.storage.test_families import start_login
 from tests.support.databases import TEST_EPOCH
 from tests.support.people import StandingClock
 from tests.support.status_lists import continue_at, revoke
+from token_server.config import SETTINGS
 from token_server.core.status_list import BLOCK_SIZE, LIST_SIZE, ListName
 from token_server.errors import UnavailableError
 from token_server.records import Family
 from token_server.storage import families, restoring, status, status_cache
 from token_server.storage.engine import Store, open_store
-from token_server.storage.status_cache import OVERLAP_S, StatusCache, ensure_status_key
+from token_server.storage.status_cache import HORIZON_S, OVERLAP_S, StatusCache, ensure_status_key
 
 KEY = bytes(32)
 
@@ -48,6 +49,27 @@ def is_revoked(cache: StatusCache, family: Family) -> bool:
 async def look(cache: StatusCache, clock: StandingClock, seconds: int = 1) -> None:
     clock.at += seconds
     await cache.follow()
+
+
+async def test_start_reads_only_what_tokens_can_still_be_shown_for(
+    store: Store, clock: StandingClock
+) -> None:
+    """No access token lives for more than a day: millions of log-outs of the last month must not
+    keep the first list waiting, and nothing younger may be missed."""
+    longest_life_s = SETTINGS["access_token_ttl"].high
+    assert longest_life_s is not None
+    assert longest_life_s < HORIZON_S
+    past, young = await start(store), await start(store)
+    await revoke(store, past.family_id, clock.at)
+    clock.at += HORIZON_S - longest_life_s
+    await revoke(store, young.family_id, clock.at)
+    clock.at += longest_life_s + 1
+
+    restarted = StatusCache(store, KEY, clock.monotonic)
+    await restarted.follow()
+
+    assert (is_revoked(restarted, past), is_revoked(restarted, young)) == (False, True)
+    await restarted.close()
 
 
 async def test_revocation_of_another_process_is_seen(

@@ -35,7 +35,9 @@ URGENT_S = 0.05  # for a list that is not known yet: bounded, since anyone may a
 PAGE = 1000  # the permutation of a page keeps the event loop for some 10 ms
 # Longer than a request may take from its instant to its commit, plus the clocks' difference.
 OVERLAP_S = 60
-_START = Revoked(0, 0)
+# A start reads what was revoked since then and not the millions before: no access token lives for
+# more than a day (config.py), and the other day is for clocks that differ.
+HORIZON_S = 2 * 86400
 
 
 @dataclass(slots=True)
@@ -51,7 +53,7 @@ class _Followed:
     """One kind of entry: how far it was followed, and which lists exist."""
 
     kind: Kind
-    reached: Revoked = _START
+    reached: Revoked
     reached_at: float = float("-inf")  # monotonic: when something new was last found
     recent: dict[int, int] = field(default_factory=dict)  # what may not be all yet: revoked when
     trim_at: int = 0  # length of `recent` at which it is worth while to forget older ones
@@ -67,8 +69,8 @@ class StatusCache:
         self._store = store
         self._key = key
         self._monotonic = monotonic
-        self._sessions = _Followed("s")
-        self._machines = _Followed("m")
+        self._sessions = _Followed("s", self._horizon())
+        self._machines = _Followed("m", self._horizon())
         self._numbers = MachineNumbers(store)
         self._lists: dict[ListName, StatusList] = {}
         self._versions = itertools.count(1)
@@ -195,10 +197,13 @@ class StatusCache:
 
     def _start_over(self, followed: _Followed, floor: int) -> None:
         """A restored backup: lists have ended as a whole, and rows may have gone back in time."""
-        followed.floor, followed.reached, followed.recent = floor, _START, {}
+        followed.floor, followed.reached, followed.recent = floor, self._horizon(), {}
         for name in [name for name in self._lists if name.kind == followed.kind]:
             del self._lists[name]
         self._numbers.drop()
+
+    def _horizon(self) -> Revoked:
+        return Revoked(max(0, self._store.now() - HORIZON_S), -1)
 
     def _list(self, name: ListName) -> StatusList:
         entry = self._lists.get(name)
