@@ -113,12 +113,12 @@ async def test_dead_keys_make_room_for_new_ones(store: Store) -> None:
         assert await api_keys.insert_key(conn, new_key(user), MAX) is None
 
 
-async def test_limit_holds_against_a_thousand_at_once(store: Store, database_url: str) -> None:
-    """I167: 1,000 creations from two processes' worth of stores leave exactly 20 keys."""
+async def test_limit_holds_against_many_at_once(store: Store, database_url: str) -> None:
+    """I167: 100 inserts by two processes' worth of stores leave exactly 20 keys."""
     user = await add_user(store)
 
     async def create(one: Store) -> bool | None:
-        async with one.write(wait_s=120) as conn:
+        async with one.write() as conn:
             return await api_keys.insert_key(conn, new_key(user), MAX)
 
     async with contextlib.AsyncExitStack() as stack:
@@ -130,11 +130,12 @@ async def test_limit_holds_against_a_thousand_at_once(store: Store, database_url
             async with turns:
                 return await create((store, second)[number % 2])
 
-        made = await asyncio.gather(*(in_turn(number) for number in range(1000)))
+        made = await asyncio.gather(*(in_turn(number) for number in range(100)))
     assert made.count(True) == MAX
-    assert made.count(False) == 1000 - MAX
+    assert made.count(False) == 100 - MAX
     async with store.read() as conn:
-        assert len(await api_keys.list_keys(conn, user.user_id, NOW, 1000)) == MAX
+        assert await api_keys.count_keys(conn, user.user_id, NOW) == MAX
+        assert len(await api_keys.list_keys(conn, user.user_id, NOW, 100)) == MAX
 
 
 async def test_key_is_revoked_once_and_by_its_owner_alone(store: Store) -> None:

@@ -43,6 +43,7 @@ CALLS: dict[str, Call] = {
     "find_key": lambda c, _: api_keys.find_key(c, "key_1"),
     "find_account_policy": lambda c, _: api_keys.find_account_policy(c),
     "list_keys": lambda c, x: api_keys.list_keys(c, x.user.user_id, NOW, 20),
+    "count_keys": lambda c, x: api_keys.count_keys(c, x.user.user_id, NOW),
     "insert_key": lambda c, x: api_keys.insert_key(c, new_key(x.user), 20),
     "revoke_key": lambda c, x: api_keys.revoke_key(c, "key_1", x.user.user_id, NOW),
     "revoke_keys_of_user": lambda c, x: api_keys.revoke_keys_of_user(c, x.user.user_id, NOW),

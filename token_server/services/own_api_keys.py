@@ -61,6 +61,10 @@ async def create_api_key(
     check_form(new, context.now)
     async with runtime.store.read() as connection:
         policy = await api_keys.find_account_policy(connection)
+        live = await api_keys.count_keys(connection, user.user_id, context.now)
+    if live >= MAX_LIVE_KEYS:
+        # Seen from here, too: a flood of wishes must not hold the lock that logins wait for.
+        raise TooManyApiKeysError("api_key_limit_reached")
     if not set(new.scope) <= set(() if policy is None else policy.scopes):
         raise InvalidFieldError(
             "scopes", "A scope is none that a key may have: available_scopes lists them."

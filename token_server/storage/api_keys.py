@@ -164,6 +164,12 @@ async def list_keys(conn: AsyncConnection, user_id: str, now: int, limit: int) -
     return [_key_of(row) for row in found]
 
 
+async def count_keys(conn: AsyncConnection, user_id: str, now: int) -> int:
+    """How many live keys a user has; without a lock, so that it may be more by now."""
+    counted = await conn.execute(_COUNT, {"for_user_id": user_id, "at": now})
+    return int(counted.scalar_one())
+
+
 async def find_account_policy(conn: AsyncConnection) -> AccountPolicy | None:
     """As the database has it: no cache, since a key is refused the moment that this changes."""
     row = (await conn.execute(_ACCOUNT)).one_or_none()
@@ -173,11 +179,9 @@ async def find_account_policy(conn: AsyncConnection) -> AccountPolicy | None:
 async def insert_key(conn: AsyncConnection, key: ApiKey, max_live: int) -> bool | None:
     """False: the owner has `max_live` live keys already, however many come at once. None: the
     owner does not exist or is disabled."""
-    owner = {"for_user_id": key.user_id}
-    if (await conn.execute(_LOCK_OWNER, owner)).one_or_none() is None:
+    if (await conn.execute(_LOCK_OWNER, {"for_user_id": key.user_id})).one_or_none() is None:
         return None
-    live = await conn.execute(_COUNT, {**owner, "at": key.created_at})
-    if live.scalar_one() >= max_live:
+    if await count_keys(conn, key.user_id, key.created_at) >= max_live:
         return False
     await conn.execute(_INSERT, {**asdict(key), "scope": join_words(key.scope)})
     return True

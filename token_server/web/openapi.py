@@ -38,7 +38,7 @@ repeats what was sent. Every answer has an `X-Request-Id`.
 """
 _TAGS = (
     ("tokens", "The OAuth 2.0 endpoints: get, give back and examine tokens."),
-    ("accounts", "People: registration, login, their password and their sessions."),
+    ("accounts", "People: registration, login, their password, their sessions and API keys."),
     ("status lists", "What was revoked, for whoever verifies tokens without asking."),
     ("documents", "Public, cacheable, readable from every origin."),
     ("health", "For load balancers and orchestrators."),
