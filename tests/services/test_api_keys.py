@@ -12,6 +12,7 @@ from tests.support.server import make_settings
 from token_server.core.api_key import format_api_key, read_key_id
 from token_server.core.guess_budget import API_KEY_BUDGETS
 from token_server.core.opaque import digest
+from token_server.core.status_list import BitArray
 from token_server.errors import (
     ApiKeyNotFoundError,
     InvalidFieldError,
@@ -440,7 +441,14 @@ async def test_restored_backup_ends_the_tokens_of_keys(runtime: Runtime, owner: 
         numbers = await api_keys.read_numbers(connection, key_id)
     assert numbers is not None
     assert before < numbers.floor <= after
-    assert runtime.status.find(runtime.status.machine_position(before).name) is not None
+    ended, current = [
+        runtime.status.find(runtime.status.machine_position(number).name)
+        for number in (before, after)
+    ]
+    assert ended is not None
+    assert ended.bits.compressed() == BitArray(is_full=True).compressed()
+    assert current is not None
+    assert current.bits.compressed() == BitArray().compressed()
 
 
 async def test_blocks_outlive_the_tokens_of_keys(
