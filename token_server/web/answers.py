@@ -97,9 +97,7 @@ def bearer_refusal_answer(error: TokenError, status: int) -> Answer:
     no error."""
     header = (b"www-authenticate", challenge(error, realm=_REALM).encode("ascii"))
     code = error.error or InvalidRequestError.error
-    return _oauth_answer(
-        status, {"error": code, "error_description": error.description}, (header,)
-    )
+    return _oauth_answer(status, {"error": code, "error_description": error.description}, (header,))
 
 
 def oauth_unavailable_answer(error: UnavailableError) -> Answer:

@@ -47,10 +47,14 @@ def _operation() -> Json:
         "operationId": "forwardAuth",
         "tags": ["tokens"],
         "summary": "May this request pass?",
-        "description": "For nginx `auth_request`, Traefik forwardAuth and Caddy `forward_auth`: the "
+        "description": "For nginx `auth_request`, Traefik forwardAuth, Caddy `forward_auth`: the "
         "request's own headers come in, the identity goes out. The query is the operator's.",
-        "security": [{_CREDENTIAL: []}, {_KEY: []}, {_CREDENTIAL: [], _PROXY: []}]
-        + [{_KEY: [], _PROXY: []}],
+        "security": [
+            {_CREDENTIAL: []},
+            {_KEY: []},
+            {_CREDENTIAL: [], _PROXY: []},
+            {_KEY: [], _PROXY: []},
+        ],
         "parameters": [
             _parameter("audience", _URI, "For whom a token must be; DEFAULT_AUDIENCE unless set."),
             _parameter("scope", _list("string"), "All of them; also separated by spaces."),
