@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from token_server.config import SETTINGS, Mode, Settings
-from token_server.config_loading import Loaded, Reading, load_settings, read_settings
+from token_server.config_loading import Loaded, Reading, cpu_limits, load_settings, read_settings
 from token_server.config_values import hide_password, show_value
 from token_server.errors import OperatorError
 
@@ -145,6 +145,36 @@ def test_the_master_key_is_in_the_key_directory_by_default() -> None:
 def test_hash_slots_are_shared_by_the_workers() -> None:
     """All workers together never hash on more threads than there are cores, but for the least."""
     assert load(WORKERS="64").settings.password_hash_slots == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "limits"),
+    [
+        ("0::/\n", {"": "max 100000"}, []),
+        ("0::/\n", {"": "150000 100000"}, [1]),
+        ("0::/\n", {"": "50000 100000"}, [1]),
+        ("0::/\n", {}, []),
+        ("0::/a/b\n", {"a/b": "400000 100000", "a": "200000 100000"}, [4, 2]),
+        ("0::/a/b\n", {"a/b": "max 100000", "": "300000 100000"}, [3]),
+        ("1:cpu:/x\n0::/a\n", {"a": "800000 100000"}, [8]),
+        ("1:cpu:/x\n", {"": "100000 100000"}, []),
+        ("0::/a\n", {"a": "nonsense"}, []),
+        ("0::/a\n", {"a": "1 0"}, []),
+        ("", {}, []),
+    ],
+)
+def test_cpu_limit_of_a_container_counts_as_its_cores(
+    tmp_path: Path, own: str, files: dict[str, str], limits: list[int]
+) -> None:
+    """Slots for every core of the host would have the event loop stopped with them; what cannot
+    be read is no limit."""
+    (tmp_path / "self").write_text(own)
+    for group, text in files.items():
+        (tmp_path / "cgroup" / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cgroup" / group / "cpu.max").write_text(text + "\n")
+
+    assert cpu_limits(tmp_path / "self", tmp_path / "cgroup") == limits
+    assert cpu_limits(tmp_path / "missing", tmp_path / "cgroup") == []
 
 
 @pytest.mark.parametrize(

@@ -282,9 +282,29 @@ def _fill_defaults(
 
 def usable_cores() -> int:
     """The cores this process may use; macOS knows only those of the machine."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    limits = cpu_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return min([len(os.sched_getaffinity(0)), *limits])
+
+
+def cpu_limits(membership: Path, root: Path) -> list[int]:
+    """Whole cores by the CPU limits of this process's control groups (version 2) and those above:
+    a container with a limit sees all cores of its host, and is stopped when it uses them."""
+    limits: list[int] = []
+    try:
+        groups = membership.read_text(encoding="utf-8").splitlines()
+        own = next((line[3:].strip("/") for line in groups if line.startswith("0::")), None)
+        if own is None:
+            return limits
+        for group in (root / own, *(root / parent for parent in Path(own).parents)):
+            if (group / "cpu.max").is_file():  # the root group has none
+                quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+                if quota != "max":
+                    limits.append(max(1, int(quota) // int(period)))
+    except (OSError, ValueError, ZeroDivisionError):  # hidden, or of a kernel to come
+        return limits
+    return limits
 
 
 def _shown(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from litestar.types import HTTPScope, Receive, Scope
 
@@ -35,8 +35,13 @@ def request_context(
         request_id=request_id(scope),
         ip_address=client_address(scope, runtime.settings.trusted_proxies),
         user_agent=_printable(agents[0]) if agents else None,
-        departure=receive,  # after the body ASGI has one message left: http.disconnect
+        departure=None if receive is None else partial(_departure, receive),
     )
+
+
+async def _departure(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass  # the body of a request that nobody has read
 
 
 def client_address(scope: HTTPScope, trusted: Sequence[IPNetwork]) -> str | None:
