@@ -89,12 +89,12 @@ def _close_after_answers(server: uvicorn.Server) -> None:
     server.config.encoded_headers.append(_CLOSE)  # uvicorn copies these once a second
     state = server.server_state
     state.default_headers = [*state.default_headers, _CLOSE]
-    for connection in list(state.connections):
-        # Requests that began before have the old headers; one whose answer has begun promised
-        # to keep the connection.
+    for connection in state.connections:
+        # A request that began before took the headers of then. An answer that has begun has
+        # promised to keep the connection: its next one will close it.
         cycle: Any = getattr(connection, "cycle", None)
         if cycle is not None and not cycle.response_started:
-            connection.shutdown()
+            cycle.default_headers = state.default_headers
 
 
 async def _wait_for_connections(server: uvicorn.Server, limit_s: float) -> float:
