@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from tests.growth.loading import postgres, sqlite_path
@@ -20,6 +21,7 @@ from tests.support.load import Connection, open_connections
 
 T = TypeVar("T")
 CONNECTIONS = 64
+PRUNE_TIMEOUT_S = 4 * 3600
 _COUNT = "SELECT count(*) FROM families"
 
 
@@ -61,8 +63,8 @@ async def purge(grown: Grown, *, per_s: float, quiet_s: float) -> Purge:
             await asyncio.sleep(1.0)  # connections and caches
             await load.phase("before", asyncio.sleep(quiet_s))
             begun = time.perf_counter()
-            run_prune = asyncio.to_thread(grown.place.installation.run_cli, "db", "prune")
-            pruned = await load.phase("during", run_prune)
+            run_cli = partial(grown.place.installation.run_cli, timeout_s=PRUNE_TIMEOUT_S)
+            pruned = await load.phase("during", asyncio.to_thread(run_cli, "db", "prune"))
             seconds = time.perf_counter() - begun
             await load.phase("after", asyncio.sleep(quiet_s))
         finally:

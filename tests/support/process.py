@@ -53,7 +53,7 @@ class Installation:
     def settings(self) -> Settings:
         return load_settings("tool", {}, self.environ()).settings
 
-    def run_cli(self, *arguments: str, stdin: str = "") -> Any:
+    def run_cli(self, *arguments: str, stdin: str = "", timeout_s: float = START_TIMEOUT_S) -> Any:
         """What `token-server ARGUMENTS --json` prints; it must succeed."""
         done = subprocess.run(
             [*_command(), *arguments, "--json"],
@@ -62,7 +62,7 @@ class Installation:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=START_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
         if done.returncode != 0:
