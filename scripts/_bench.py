@@ -133,7 +133,8 @@ def _document(
     ]
     lines += [f"- {name}: {mib:.0f} MiB after the run" for name, mib in figures["rss_mib"].items()]
     parts.append("\n".join(lines))
-    parts.append(aims.markdown_table(aims.aims_of(rows, compared, starts)))
+    if figures["aims"]:
+        parts.append(aims.markdown_table(aims.aims_of(rows, compared, starts)))
     return "\n\n".join(parts)
 
 

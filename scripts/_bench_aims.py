@@ -36,7 +36,7 @@ def aims_of(
     if row is not None:
         measured = f"{row.cpu_ms:.1f} CPU-ms ({row.in_floors:.2f} hashes)"
         aims.append(Aim("password, sqlite", "≤ 17 CPU-ms", measured, row.cpu_ms <= 17))
-    for scenario, least in (("introspect", 6000), ("jwks 200", 20000)):
+    for scenario, least in (("introspect", 6000), ("jwks-200", 20000)):
         row = by_cell.get(("sqlite", scenario, 16))
         if row is not None:
             per_core = 1000 / row.cpu_ms
@@ -62,7 +62,7 @@ def _compared(comparisons: Sequence[Comparison]) -> list[Aim]:
     for one in comparisons:
         if one.scenario != "client_credentials" or one.connections != 16:
             continue
-        if one.target == "sqlite, two cores":
+        if one.target == "sqlite-two-cores":
             figure = "one process on two cores against one, client_credentials"
             found.append(Aim(figure, "≥ 1.2 times the rate", f"{one.per_s:.2f}", one.per_s >= 1.2))
         else:

@@ -28,7 +28,7 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 }
 """
 ISSUING = ("bare token", "client_credentials", "refresh", "exchange", "password")
-READING = ("introspect", "revoke", "me", "status list", "jwks 200", "jwks 304")
+READING = ("introspect", "revoke", "me", "status-list", "jwks-200", "jwks-304")
 SERVERS = ("bare", "sqlite", "postgresql")
 
 

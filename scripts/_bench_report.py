@@ -128,7 +128,7 @@ def _ratio(
 
 def compare(results: Results) -> list[Comparison]:
     """Two cores against one, and two processes against one, wherever both were measured."""
-    against = {"sqlite, two cores": "sqlite", "postgresql, two processes": "postgresql"}
+    against = {"sqlite-two-cores": "sqlite", "postgresql-two-processes": "postgresql"}
     found = []
     for cell in results.cells:
         if cell.target not in against:
@@ -158,16 +158,13 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-_WIDTH = max(map(len, COLUMNS)) + 2
-
-
 def text_table(rows: Sequence[Row]) -> str:
     """For a terminal, one server."""
-    lines = [" " * 20 + "".join(f"{name:>{_WIDTH}}" for name in COLUMNS)]
-    lines += [
-        f"{row.scenario:<20}" + "".join(f"{show(row):>{_WIDTH}}" for show in COLUMNS.values())
-        for row in rows
-    ]
+    widths = {name: max(len(name), 7) + 2 for name in COLUMNS}
+    lines = [" " * 20 + "".join(f"{name:>{width}}" for name, width in widths.items())]
+    for row in rows:
+        shown = (f"{show(row):>{widths[name]}}" for name, show in COLUMNS.items())
+        lines.append(f"{row.scenario:<20}" + "".join(shown))
     return "\n".join(lines)
 
 

@@ -146,9 +146,9 @@ SCENARIOS = {
         Scenario("introspect", _introspect),
         Scenario("revoke", _revoke),
         Scenario("me", _me),
-        Scenario("jwks 200", _jwks),
-        Scenario("jwks 304", _jwks_unchanged),
-        Scenario("status list", _status_list),
+        Scenario("jwks-200", _jwks),
+        Scenario("jwks-304", _jwks_unchanged),
+        Scenario("status-list", _status_list),
         Scenario("exchange", _exchange),
     )
 }

@@ -61,9 +61,9 @@ PLANS = {
     plan.name: plan
     for plan in (
         Plan("sqlite", "sqlite"),
-        Plan("sqlite, two cores", "sqlite", is_wide=True),
+        Plan("sqlite-two-cores", "sqlite", is_wide=True),
         Plan("postgresql", "postgresql"),
-        Plan("postgresql, two processes", "postgresql", workers=2, is_wide=True),
+        Plan("postgresql-two-processes", "postgresql", workers=2, is_wide=True),
         Plan("bare", "bare"),
     )
 }

@@ -18,10 +18,10 @@ MIX = {
     "refresh": 240,
     "introspect": 100,
     "jwks": 80,
-    "jwks 304": 50,
+    "jwks-304": 50,
     "me": 50,
     "account refresh": 35,
-    "status list": 35,
+    "status-list": 35,
     "revoke": 8,
     "password": 2,
 }
@@ -30,9 +30,9 @@ _EXPECTED = {
     "password": (b"200", b'"refresh_token":"'),
     "introspect": (b"200", b'"active":true'),
     "me": (b"200", b'"email":"bench-'),
-    "status list": (b"200", b"ey"),
+    "status-list": (b"200", b"ey"),
     "jwks": (b"200", b'"keys":[{'),
-    "jwks 304": (b"304", b""),
+    "jwks-304": (b"304", b""),
 }
 
 
@@ -57,8 +57,8 @@ class Visitor:
             "me": self._me,
             "password": lambda: token_request(login_form(self._dice.choice(world.emails))),
             "jwks": lambda: get_request(JWKS_PATH),
-            "jwks 304": lambda: get_request(JWKS_PATH, {"If-None-Match": "*"}),
-            "status list": lambda: get_request(world.status_path),
+            "jwks-304": lambda: get_request(JWKS_PATH, {"If-None-Match": "*"}),
+            "status-list": lambda: get_request(world.status_path),
         }
 
     @property

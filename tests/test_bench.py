@@ -64,7 +64,7 @@ async def answering(answer: bytes) -> AsyncIterator[Address]:
 def test_run_gives_every_figure_and_a_chart(tmp_path: Path) -> None:
     """Costs beside the floor and the bare handler of the same rounds, cold starts, memory, aims;
     the chart draws a bar for each."""
-    names = ("client_credentials", "refresh", "jwks 304")
+    names = ("client_credentials", "refresh", "jwks-304")
     only = [argument for name in names for argument in ("--only", name)]
     short = ("--rounds", "2", "--seconds", "0.3", "--starts", "1", "--connections", "2")
     figures = bench(tmp_path, *short, "--target", "sqlite", *only)
@@ -77,7 +77,7 @@ def test_run_gives_every_figure_and_a_chart(tmp_path: Path) -> None:
         assert row["in_floors"] > 0
         assert 0 < row["p50_ms"] <= row["p99_ms"]
     # A token holds a signature, an answer from memory none: whatever the machine does.
-    assert rows["client_credentials"]["in_floors"] > 1 > rows["jwks 304"]["in_floors"]
+    assert rows["client_credentials"]["in_floors"] > 1 > rows["jwks-304"]["in_floors"]
     assert rows["bare token"]["in_bare"] == 1
     assert [start["target"] for start in figures["starts"]] == ["sqlite"]
     assert figures["starts"][0]["later_s"] > 0
