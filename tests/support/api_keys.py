@@ -2,12 +2,13 @@
 
 from tests.support.guessing import HERE, context
 from token_server.errors import UnavailableError
-from token_server.records import ApiKey, Secret, User
+from token_server.records import ApiKey, AuditEvent, AuditEventType, Secret, User
 from token_server.runtime import Runtime
 from token_server.services.api_keys import ApiKeyPrincipal, authenticate_api_key
 from token_server.services.client_changes import ClientChanges, change_client
 from token_server.services.own_api_keys import NewApiKey, create_api_key
 from token_server.services.users import NewUser, add_user
+from token_server.storage import audit
 
 EMAIL = "ada@example.org"
 SCOPES = ("orders:read", "orders:write")
@@ -36,3 +37,13 @@ async def present(runtime: Runtime, text: str, ip_address: str = HERE) -> ApiKey
             raise
         return f"wait {error.retry_after_s}"
     return "refused" if found is None else found
+
+
+async def is_good(runtime: Runtime, text: str) -> bool:
+    return isinstance(await present(runtime, text), ApiKeyPrincipal)
+
+
+async def events(runtime: Runtime, *kinds: AuditEventType) -> list[AuditEvent]:
+    async with runtime.store.read() as connection:
+        stored = await audit.list_events(connection, 0, 1000)
+    return [each.event for each in stored if each.event.event in kinds]
