@@ -102,7 +102,7 @@ def test_an_idle_connection_is_left_for_seconds_and_not_longer(installation: Ins
 
 def test_the_delay_goes_on_accepting_while_it_is_not_ready(installation: Installation) -> None:
     """DRAIN_DELAY: load balancers that ask /readyz hear it before a connection is refused."""
-    server = start_server(installation, overrides={"DRAIN_DELAY": "3s"})
+    server = start_server(installation, overrides={"DRAIN_DELAY": "6s"})
     begin_stop(server)
     with httpx.Client(base_url=server.base_url) as client:
         ready = client.get("/readyz")
@@ -114,6 +114,17 @@ def test_the_delay_goes_on_accepting_while_it_is_not_ready(installation: Install
     assert server.process.wait(DEADLINE_S) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{server.base_url}/livez")
+
+
+def test_the_delay_holds_for_every_worker(postgres_url: str, tmp_path: Path) -> None:
+    """The supervisor turns nobody away before its workers' delay is over."""
+    crew = Installation(tmp_path, postgres_url, {"WORKERS": "2", "DRAIN_DELAY": "8s"})
+    server = start_server(crew)
+    begin_stop(server)
+    statuses = {httpx.get(f"{server.base_url}/readyz").status_code for _ in range(4)}
+
+    assert statuses == {503}
+    assert server.process.wait(DEADLINE_S) == 0
 
 
 def test_a_second_signal_ends_the_delay(installation: Installation) -> None:
