@@ -124,6 +124,13 @@ def test_allowed_but_doubtful_registrations_are_warned_of(grants: set[str], told
     assert client_warnings(SERVICE) == []
 
 
+def test_account_api_is_not_warned_of_its_own_refresh_tokens() -> None:
+    """Its logins come by another door than the password grant."""
+    account = replace(CLIENT, client_id="account", grant_types=frozenset({"refresh_token"}))
+
+    assert client_warnings(account) == []
+
+
 def test_only_confidential_clients_exchange_tokens() -> None:
     """RFC 8693 §2.1: `act` names who acts, so the actor has to prove who it is."""
     assert client_problems(GATEWAY) == []

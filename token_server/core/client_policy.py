@@ -56,7 +56,9 @@ def client_problems(client: Client, *, is_new: bool = True) -> list[str]:
 def client_warnings(client: Client) -> list[str]:
     """What is allowed, but likely a mistake."""
     warnings = []
-    if REFRESH_TOKEN in client.grant_types and PASSWORD not in client.grant_types:
+    # Logins at the account API have a door of their own.
+    has_logins = PASSWORD in client.grant_types or client.client_id == ACCOUNT_CLIENT_ID
+    if REFRESH_TOKEN in client.grant_types and not has_logins:
         warnings.append(
             "refresh_token does nothing here: only a user's login (password) gives refresh tokens"
         )
