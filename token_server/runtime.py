@@ -14,6 +14,7 @@ from typing import Protocol
 from token_server.config import Settings
 from token_server.core.guess_budget import RefusedGuesses
 from token_server.core.key_store import KeyStore
+from token_server.core.recently_used import RecentlyUsed
 from token_server.core.replay_ledger import ReplayLedger
 from token_server.crypto.argon2id import Argon2Cost
 from token_server.crypto.hash_queue import HashCapacity
@@ -36,11 +37,16 @@ from token_server.storage.rotation import rotation_batcher
 from token_server.storage.signing_keys import sealed_store
 from token_server.storage.status_cache import StatusCache, ensure_status_key
 from token_server.storage.throttle import Decision, Step, step_batcher
+from token_server.verify import Claims
 
 _log = get_logger(__name__)
 
 # Two clocks that are read one after the other differ by microseconds, also with CLOCK_SKEW=0.
 _LEAST_TOLERANCE_S = 1
+_VERIFIED_TOKENS = 4096
+
+# By the SHA-256 of a token that is good: the key set that it was verified by, and its claims.
+VerifiedTokens = RecentlyUsed[bytes, tuple[bytes, Claims]]
 
 
 class Clock(Protocol):
@@ -121,6 +127,7 @@ class Runtime:
     status: StatusCache
     guesses: Batcher[Step, Decision]
     refused_guesses: RefusedGuesses
+    verified_tokens: VerifiedTokens
     background: BackgroundWriter
     audit: AuditTrail
     metrics: Metrics
@@ -236,6 +243,7 @@ async def open_runtime(
             status=status,
             guesses=guesses,
             refused_guesses=RefusedGuesses(),
+            verified_tokens=RecentlyUsed(_VERIFIED_TOKENS),
             background=background,
             audit=AuditTrail(background),
             metrics=metrics,

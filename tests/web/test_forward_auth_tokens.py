@@ -22,7 +22,6 @@ from tests.support.token_state import SCOPES, World, claims_of
 from tests.support.wire import basic
 from token_server.core.api_key import format_api_key
 from token_server.core.client_policy import TOKEN_EXCHANGE
-from token_server.services import upstream_tokens
 from token_server.services.client_changes import ClientChanges, change_client
 from token_server.services.key_rotation import Asked, compromise_key
 from token_server.services.own_api_keys import revoke_api_key
@@ -204,20 +203,6 @@ async def test_token_of_a_compromised_key_is_not_used_again(sqlite_world: World)
     token = (await world.server.login("app"))["access_token"]
     second = fresh(await ask(world, as_gateway(world, bearer(token)), FRESH))
     assert jwt.get_unverified_header(second)["kid"] != kid
-
-
-async def test_tokens_are_forgotten_beyond_a_bound(
-    sqlite_world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Memory is bounded: the oldest goes."""
-    monkeypatch.setattr(upstream_tokens, "MAX_REMEMBERED", 2)
-    await add_gateway(sqlite_world)
-    tokens = [await sqlite_world.machine_token() for _ in range(3)]
-    headers = [as_gateway(sqlite_world, bearer(token)) for token in tokens]
-    first = [fresh(await ask(sqlite_world, each, FRESH)) for each in headers]
-    again = [fresh(await ask(sqlite_world, headers[number], FRESH)) for number in (2, 1, 0)]
-    assert again[:2] == [first[2], first[1]]
-    assert again[2] != first[0]
 
 
 async def test_only_a_proxy_that_proves_itself_gets_a_token(

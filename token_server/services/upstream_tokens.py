@@ -7,11 +7,11 @@ used again for a minute at most, since a signature for each request is most of w
 """
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from token_server.core.client_auth import read_client
+from token_server.core.recently_used import RecentlyUsed
 from token_server.errors import OAuthError, ProxyConfigurationError
 from token_server.records import Client, Secret
 from token_server.runtime import Runtime
@@ -56,7 +56,7 @@ class UpstreamTokens:
     """One per application. Remembered by the whole credential (case H155), in this process only."""
 
     def __init__(self) -> None:
-        self._minted: OrderedDict[_Key, _Minted] = OrderedDict()
+        self._minted = RecentlyUsed[_Key, _Minted](MAX_REMEMBERED)
 
     async def fresh_token(
         self,
@@ -76,17 +76,11 @@ class UpstreamTokens:
             audience,
             (source.scope, source.roles),
         )
-        minted = self._minted.get(key)
+        minted = self._minted.find(key)
         if minted is None or not _is_usable(runtime, minted, context.now):
             minted = await _mint(runtime, client, source, audience, context)
-            self._remember(key, minted)
+            self._minted.remember(key, minted)
         return minted.token
-
-    def _remember(self, key: _Key, minted: _Minted) -> None:
-        self._minted[key] = minted
-        self._minted.move_to_end(key)
-        if len(self._minted) > MAX_REMEMBERED:
-            self._minted.popitem(last=False)
 
 
 async def authenticate_proxy(
