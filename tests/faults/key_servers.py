@@ -10,6 +10,7 @@ from typing import Any, Self
 import httpx
 import jwt
 
+from tests.support.plain_http import NO_TLS
 from tests.support.process import Installation, ServerProcess
 
 # Verifiers may cache for a second, so that a whole rotation takes seconds.
@@ -62,7 +63,7 @@ class Watcher:
 
     server: ServerProcess
     secret: str
-    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=10))
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=10, verify=NO_TLS))
     seen: list[Seen] = field(default_factory=list)
 
     def __enter__(self) -> Self:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.plain_http import NO_TLS
 from tests.support.process import Installation, ServerProcess, running_processes, start_server
 from token_server.crypto.secrets import encode_base64url
 
@@ -44,13 +45,13 @@ def add_master_key(installation: Installation, version: int) -> None:
 
 
 async def kids(server: ServerProcess) -> list[str]:
-    async with httpx.AsyncClient(base_url=server.base_url, timeout=10) as http:
+    async with httpx.AsyncClient(base_url=server.base_url, timeout=10, verify=NO_TLS) as http:
         answer = await http.get("/.well-known/jwks.json")
     return [key["kid"] for key in answer.json()["keys"]]
 
 
 async def token(server: ServerProcess, **form: str) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=server.base_url, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=server.base_url, timeout=30, verify=NO_TLS) as http:
         return await http.post("/oauth2/token", data={"client_id": "app", **form})
 
 

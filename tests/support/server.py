@@ -15,6 +15,7 @@ import httpx
 import uvicorn
 
 from tests.support.databases import TEST_EPOCH
+from tests.support.plain_http import NO_TLS
 from token_server.app import create_app
 from token_server.config import Settings
 from token_server.crypto.opening import open_keyring
@@ -150,7 +151,9 @@ async def running_server(
         serving(runtime, parser) as base_url,
     ):
         limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
-        async with httpx.AsyncClient(base_url=base_url, timeout=30, limits=limits) as http:
+        async with httpx.AsyncClient(
+            base_url=base_url, timeout=30, limits=limits, verify=NO_TLS
+        ) as http:
             yield RunningServer(runtime, clock, base_url, http)
 
 

@@ -4,13 +4,17 @@ from typing import Any
 
 import httpx
 
+from tests.support.plain_http import NO_TLS
+
 
 async def ask(
     app: Any, path: str, *, method: str = "GET", token: str | None = None
 ) -> httpx.Response:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     transport = httpx.ASGITransport(app=app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://orders") as client:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://orders", verify=NO_TLS
+    ) as client:
         return await client.request(method, path, headers=headers)
 
 
