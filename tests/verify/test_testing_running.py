@@ -133,7 +133,9 @@ def test_ctrl_c_is_for_the_tests_which_then_stop_the_server() -> None:
     """Teardowns still find it; after them it is gone."""
     waiting = "print('waiting', flush=True); time.sleep(60)"
     teardown = "urllib.request.urlopen(server.jwks_uri); print('found', flush=True)"
-    then = f"import urllib.request\n    try: {waiting}\n    finally: {teardown}"
+    # As in a terminal: whoever was started in the background by a shell ignores the signal.
+    terminal = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    then = f"import urllib.request\n    {terminal}\n    try: {waiting}\n    finally: {teardown}"
     program, issuer, directory = start(then)
     assert program.stdout is not None
     assert program.stdout.readline() == "waiting\n"
