@@ -2,9 +2,10 @@
 
 py-spy samples the stacks of a real server under load from outside (cProfile inside would measure
 mostly itself, and sees nothing of the loop's C code). What a request costs is measured before,
-undisturbed; the kernel says which thread used how much of it, and the samples divide that: py-spy
-takes some sleeping threads for working ones. Native work (a signature, a system call) counts to
-the Python function that called it. Needs root: the server keeps its memory closed to others.
+undisturbed; the kernel says which thread used how much of that, and the samples divide it: py-spy
+takes some sleeping threads for working ones, and costs them time by looking. Native work (a
+signature, a system call) counts to the Python function that called it. Needs root: the server
+keeps its memory closed to others.
 """
 
 import argparse
@@ -112,14 +113,17 @@ async def _profile(target: Target, options: argparse.Namespace) -> Profile:
         raise RuntimeError("the bare handler has no profile")
     await world.register(sessions=max(LEAST_SESSIONS, options.connections))
     await world.look(target.address)
+    before = proc.thread_cpu_s(target.pids())
     undisturbed = await _window(target, options, options.seconds)
+    after = proc.thread_cpu_s(target.pids())
+    used = {thread: cpu_s - before.get(thread, 0.0) for thread, cpu_s in after.items()}
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "stacks"
         window = _window(target, options, options.seconds + _ATTACH_S)
-        _, (folded, used) = await asyncio.gather(window, _record(target, options, output))
+        _, folded = await asyncio.gather(window, _record(target, options, output))
     sampled = read_stacks(folded)
     cpu_us = 1e6 * undisturbed.server[0] / undisturbed.count
-    stacks = weigh(sampled, used, cpu_us)
+    stacks = weigh(sampled, {thread: cpu_s for thread, cpu_s in used.items() if cpu_s}, cpu_us)
     return Profile(
         options.scenario,
         target.plan.name,
@@ -140,10 +144,8 @@ async def _window(target: Target, options: argparse.Namespace, seconds: float) -
     return await run_window(target.address, talks, (WARM_UP_S, seconds), lambda: (server.read(),))
 
 
-Recorded = tuple[str, dict[int, float]]  # what py-spy wrote; CPU seconds of each thread
-
-
-async def _record(target: Target, options: argparse.Namespace, output: Path) -> Recorded:
+async def _record(target: Target, options: argparse.Namespace, output: Path) -> str:
+    """What py-spy wrote."""
     await asyncio.sleep(WARM_UP_S)
     command = [
         *(str(PY_SPY), "record", "--pid", str(target.pid), "--subprocesses", "--function"),
@@ -158,18 +160,13 @@ async def _record(target: Target, options: argparse.Namespace, output: Path) -> 
         ),
         *("--output", str(output)),
     ]
-    pids = target.pids()
-    before = proc.thread_cpu_s(pids)
     process = await asyncio.create_subprocess_exec(
         *command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     said, _ = await process.communicate()
-    after = proc.thread_cpu_s(pids)
     if process.returncode != 0:
         raise RuntimeError(f"py-spy could not look into the server: {said.decode()[-500:]}")
-    used = {thread: cpu_s - before.get(thread, 0.0) for thread, cpu_s in after.items()}
-    folded = await asyncio.to_thread(output.read_text, "utf-8")
-    return folded, {thread: cpu_s for thread, cpu_s in used.items() if cpu_s}
+    return await asyncio.to_thread(output.read_text, "utf-8")
 
 
 def _table(profile: Profile, top: int) -> str:
