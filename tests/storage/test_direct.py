@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.storage.test_families import start_login, stored
 from token_server.errors import UnavailableError
 from token_server.storage import families
-from token_server.storage.direct import DirectWriter
+from token_server.storage.direct import DirectReader, DirectWriter
 from token_server.storage.engine import Store
 from token_server.storage.errors import StorageFailedError
 from token_server.storage.rotation import rotate_families
@@ -60,14 +61,14 @@ async def test_cancelled_caller_keeps_the_turn_until_the_thread_is_done(tmp_path
         go_on.wait(10)
         return 1
 
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            tmp_path / "t.db", isolation_level=None, check_same_thread=False
-        )
+    connect = connecting_to(tmp_path)
+
+    def connect_with_hold() -> sqlite3.Connection:
+        connection = connect()
         connection.create_function("hold", 0, hold)
         return connection
 
-    writer = DirectWriter(connect)
+    writer = DirectWriter(connect_with_hold)
     await writer.run("CREATE TABLE t (n)", ())
     task = asyncio.create_task(writer.run("INSERT INTO t VALUES (hold())", ()))
     await asyncio.to_thread(begun.wait, 10)
@@ -127,3 +128,62 @@ async def test_cancelled_look_up_leaves_the_others_theirs(store: Store) -> None:
 
     assert all(isinstance(answer, asyncio.CancelledError) for answer in answers[::2])
     assert all(isinstance(answer, list) and len(answer[0]) == 1 for answer in answers[1::2])
+
+
+async def test_failing_look_up_fails_alone(tmp_path: Path) -> None:
+    """The others of its batch are answered, and so is the next one, over a new connection."""
+    reader = DirectReader(connecting_to(tmp_path))
+
+    found = await asyncio.gather(
+        reader.run([("SELECT 1", ())]),
+        reader.run([("SELECT no_such_column", ())]),
+        reader.run([("SELECT 2", ()), ("SELECT 3", ())]),
+        return_exceptions=True,
+    )
+
+    assert found[0] == [[(1,)]]
+    assert isinstance(found[1], sqlite3.OperationalError)
+    assert found[2] == [[(2,)], [(3,)]]
+    assert await reader.run([("SELECT 4", ())]) == [[(4,)]]
+    await reader.close()
+
+
+async def test_every_look_up_is_answered_at_the_end(tmp_path: Path) -> None:
+    """Whoever still waits when the reader is closed is told so, and waits no longer."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold() -> int:
+        begun.set()
+        go_on.wait(10)
+        return 1
+
+    connect = connecting_to(tmp_path)
+
+    def connect_with_hold() -> sqlite3.Connection:
+        connection = connect()
+        connection.create_function("hold", 0, hold)
+        return connection
+
+    reader = DirectReader(connect_with_hold)
+    held = asyncio.create_task(reader.run([("SELECT hold()", ())]))
+    await asyncio.to_thread(begun.wait, 10)
+    late = asyncio.create_task(reader.run([("SELECT 2", ())]))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(reader.close())
+    await asyncio.sleep(0)
+    go_on.set()
+    await closing
+
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(held, late, return_exceptions=True)
+    assert outcomes[0] == [[(1,)]]
+    assert outcomes[1] == [[(2,)]] or isinstance(outcomes[1], UnavailableError)
+    with pytest.raises(UnavailableError):
+        await reader.run([("SELECT 3", ())])
+
+
+def connecting_to(directory: Path) -> Callable[[], sqlite3.Connection]:
+    """As the backend connects, to a database of its own."""
+    return lambda: sqlite3.connect(
+        directory / "t.db", isolation_level=None, check_same_thread=False
+    )

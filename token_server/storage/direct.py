@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from token_server.storage.errors import UNAVAILABLE, unavailable
+
 Row = Sequence[Any]
 Bound = tuple[str, Sequence[object]]  # a statement and its values
 
@@ -72,6 +74,7 @@ class DirectWriter(_Connection):
         return rows
 
 
+Answer = list[list[Row]] | Exception
 Asked = tuple[Sequence[Bound], "asyncio.Future[list[list[Row]]]"]
 
 
@@ -97,35 +100,49 @@ class DirectReader(_Connection):
         if self._is_busy:
             asked, self._waiting = self._waiting, []
             loop = asyncio.get_running_loop()
-            done = loop.run_in_executor(self._thread, self._look_up, asked)
-            done.add_done_callback(partial(self._settle, asked))
-
-    def _settle(
-        self, asked: list[Asked], done: "asyncio.Future[list[list[list[Row]] | Exception]]"
-    ) -> None:
-        for (_, found), answer in zip(asked, done.result(), strict=True):
-            if found.done():  # whoever asked has gone
-                continue
-            if isinstance(answer, Exception):
-                found.set_exception(answer)
+            try:
+                done = loop.run_in_executor(self._thread, self._look_up, asked)
+            except RuntimeError:  # closed meanwhile
+                self._is_busy = False
+                _settle(asked, [unavailable(UNAVAILABLE) for _ in asked])
             else:
-                found.set_result(answer)
+                done.add_done_callback(partial(self._finish, asked))
+
+    def _finish(self, asked: list[Asked], done: "asyncio.Future[list[Answer]]") -> None:
+        failure = unavailable(UNAVAILABLE) if done.cancelled() else done.exception()
+        if failure is None:
+            _settle(asked, done.result())
+        else:
+            _settle(asked, [failure for _ in asked])
         self._go_on()
 
-    def _look_up(self, asked: list[Asked]) -> list[list[list[Row]] | Exception]:
+    def _look_up(self, asked: list[Asked]) -> list[Answer]:
         """In one transaction, since to begin one costs more than a look-up. It begins after all
         of them were asked, and a failure ends it: what comes then is read without one."""
         with contextlib.suppress(sqlite3.Error):  # whose reason the look-ups will meet as well
             self._connected().execute("BEGIN")
         found = [self._answer(statements) for statements, _ in asked]
         if self._connection is not None and self._connection.in_transaction:
-            self._connection.execute("COMMIT")
+            try:
+                self._connection.execute("COMMIT")
+            except sqlite3.Error:  # what was read was read
+                self._disconnect()
         return found
 
-    def _answer(self, statements: Sequence[Bound]) -> list[list[Row]] | Exception:
+    def _answer(self, statements: Sequence[Bound]) -> Answer:
         try:
             connection = self._connected()
             return [connection.execute(text, values).fetchall() for text, values in statements]
         except Exception as error:  # noqa: BLE001 - handed to whoever asked
             self._disconnect()
             return error
+
+
+def _settle(asked: Sequence[Asked], answers: Sequence[list[list[Row]] | BaseException]) -> None:
+    for (_, found), answer in zip(asked, answers, strict=True):
+        if found.done():  # whoever asked has gone
+            continue
+        if isinstance(answer, BaseException):
+            found.set_exception(answer)
+        else:
+            found.set_result(answer)
