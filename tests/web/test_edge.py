@@ -100,7 +100,17 @@ def test_request_ids_are_unique_and_ours(edge: EdgeServer) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/oauth2", "/oauth2/", "/oauth2/none", "/oauth2/token/x", "/oauth2/Token", "/oauth2/%00"],
+    [
+        "/oauth2",
+        "/oauth2/",
+        "/oauth2/none",
+        "/oauth2/token/x",
+        "/oauth2/token/",
+        "/oauth2//token",
+        "/oauth2/./token",
+        "/oauth2/Token",
+        "/oauth2/%00",
+    ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_unknown_oauth_path_answers_as_oauth(edge: EdgeServer, path: str, method: str) -> None:
@@ -125,6 +135,9 @@ def test_unknown_oauth_path_answers_as_oauth(edge: EdgeServer, path: str, method
         "/admin",
         "/.well-known",
         "/.well-known/jwks.json/x",
+        "/.well-known/jwks.json/",
+        "//.well-known/jwks.json",
+        "//oauth2//token/",
         "/..%2f..%2fetc%2fpasswd",
         "/%ff%fe",
         "/<script>alert(1)</script>",
