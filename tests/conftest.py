@@ -6,6 +6,7 @@ that has the current schema; `sqlite_url` and `postgres_url` give one of the two
 """
 
 from collections.abc import AsyncIterator, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from tests.support.server import (
     make_settings,
     running_server,
 )
+from token_server.crypto import rsa_keys
 from token_server.logs import configure_logging
 from token_server.storage.engine import Store, open_store
 
@@ -33,6 +35,15 @@ ENGINES = ("sqlite", "postgresql")
 # No test is timed: a slow machine is no failure.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def keys_read_once() -> Iterator[None]:
+    """Servers in this process share two RSA keys; to check one in full takes 50 ms each time.
+    Processes of their own, and keys that are damaged or changed, are read as they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rsa_keys, "load_private", lru_cache(maxsize=8)(rsa_keys.load_private))
+        yield
 
 
 @pytest.fixture(autouse=True)

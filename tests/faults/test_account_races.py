@@ -19,6 +19,6 @@ async def test_nothing_lives_that_should_not(installation: Installation) -> None
     (F124, F125, refresh.md 9)."""
     count = 1 if installation.database_url.startswith("sqlite") else 2
     with running_processes(installation, count) as servers:
-        reports = await run_races(installation, [server.address for server in servers], 12)
+        reports = await run_races(installation, [server.address for server in servers], 8)
     assert [problem for report in reports for problem in report.problems] == []
-    assert [report.rounds for report in reports] == [12] * len(RACES)
+    assert [report.rounds for report in reports] == [8] * len(RACES)

@@ -30,10 +30,10 @@ _NAMES = {"openat": "open", "rename": "replace", "renameat": "replace", "renamea
 @pytest.mark.parametrize(
     ("store", "operation", "every"),
     [
-        ("directory", "first start", 12),
-        ("directory", "rotate", 6),
-        ("directory", "compromise KID (active)", 6),
-        ("directory", "upkeep of a server", 35),
+        ("directory", "first start", 20),
+        ("directory", "rotate", 10),
+        ("directory", "compromise KID (active)", 10),
+        ("directory", "upkeep of a server", 60),
         ("sqlite", "compromise KID (active)", 4),
     ],
 )

@@ -106,6 +106,8 @@ async def test_simultaneous_first_starts_make_one_keyring(installation: Installa
     assert not (installation.directory / "keys").exists()
 
 
+# Two instances; what one does on SQLite is in tests/services.
+@pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
 async def test_every_instance_answers_a_compromise_within_a_second(
     installation: Installation,
 ) -> None:
@@ -150,6 +152,7 @@ async def test_every_instance_answers_a_compromise_within_a_second(
             assert (await refresh(server, await log_in(server))).status_code == 200
 
 
+@pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
 async def test_instance_with_another_master_key_is_refused(installation: Installation) -> None:
     """A mix-up of secrets is found at start, with an explanation, and harms nobody."""
     with instances(installation):
