@@ -61,14 +61,7 @@ async def test_cancelled_caller_keeps_the_turn_until_the_thread_is_done(tmp_path
         go_on.wait(10)
         return 1
 
-    connect = connecting_to(tmp_path)
-
-    def connect_with_hold() -> sqlite3.Connection:
-        connection = connect()
-        connection.create_function("hold", 0, hold)
-        return connection
-
-    writer = DirectWriter(connect_with_hold)
+    writer = DirectWriter(connecting_to(tmp_path, hold))
     await writer.run("CREATE TABLE t (n)", ())
     task = asyncio.create_task(writer.run("INSERT INTO t VALUES (hold())", ()))
     await asyncio.to_thread(begun.wait, 10)
@@ -157,14 +150,7 @@ async def test_every_look_up_is_answered_at_the_end(tmp_path: Path) -> None:
         go_on.wait(10)
         return 1
 
-    connect = connecting_to(tmp_path)
-
-    def connect_with_hold() -> sqlite3.Connection:
-        connection = connect()
-        connection.create_function("hold", 0, hold)
-        return connection
-
-    reader = DirectReader(connect_with_hold)
+    reader = DirectReader(connecting_to(tmp_path, hold))
     held = asyncio.create_task(reader.run([("SELECT hold()", ())]))
     await asyncio.to_thread(begun.wait, 10)
     late = asyncio.create_task(reader.run([("SELECT 2", ())]))
@@ -182,8 +168,16 @@ async def test_every_look_up_is_answered_at_the_end(tmp_path: Path) -> None:
         await reader.run([("SELECT 3", ())])
 
 
-def connecting_to(directory: Path) -> Callable[[], sqlite3.Connection]:
-    """As the backend connects, to a database of its own."""
-    return lambda: sqlite3.connect(
-        directory / "t.db", isolation_level=None, check_same_thread=False
-    )
+def connecting_to(
+    directory: Path, hold: Callable[[], int] = lambda: 0
+) -> Callable[[], sqlite3.Connection]:
+    """As the backend connects, to a database of its own; `hold()` is a function in SQL."""
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            directory / "t.db", isolation_level=None, check_same_thread=False
+        )
+        connection.create_function("hold", 0, hold)
+        return connection
+
+    return connect
