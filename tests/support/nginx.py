@@ -4,16 +4,15 @@ import contextlib
 import shutil
 import socket
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.listening import START_TIMEOUT_S, wait_until_it_listens
 from tests.support.load import Address
 
 MISSING = "nginx is not installed: apt-get install nginx"
-START_TIMEOUT_S = 20.0
 # What a distribution's nginx.conf has around a file of conf.d; everything is below one directory.
 _MAIN = """
 daemon off;
@@ -87,20 +86,8 @@ def running_nginx(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=directory
         )
     try:
-        _wait_until_it_listens(process, (host, port), directory)
+        wait_until_it_listens(process, (host, port), directory / "output.log")
         yield Nginx((host, port), directory)
     finally:
         process.terminate()
         process.wait(START_TIMEOUT_S)
-
-
-def _wait_until_it_listens(
-    process: "subprocess.Popen[bytes]", address: Address, directory: Path
-) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(ConnectionRefusedError):
-            socket.create_connection(address).close()
-            return
-        time.sleep(0.02)
-    raise RuntimeError(f"nginx did not start: {(directory / 'output.log').read_text()}")

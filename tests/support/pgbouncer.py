@@ -3,19 +3,16 @@
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from sqlalchemy import make_url
 
-from tests.support.load import Address
+from tests.support.listening import START_TIMEOUT_S, wait_until_it_listens
 from tests.support.nginx import free_address
 
 MISSING = "PgBouncer is not installed: apt-get install pgbouncer"
-START_TIMEOUT_S = 20.0
 # Fewer than the connections that a server opens, so that its clients have to share them.
 SERVER_CONNECTIONS = 3
 _CONFIGURATION = """
@@ -70,20 +67,8 @@ def running_pgbouncer(program: str, directory: Path, database_url: str) -> Itera
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        _wait_until_it_listens(process, (host, port), log_path)
+        wait_until_it_listens(process, (host, port), log_path)
         yield f"postgresql://{user}@{host}:{port}/{database}"
     finally:
         process.kill()
         process.wait(START_TIMEOUT_S)
-
-
-def _wait_until_it_listens(
-    process: "subprocess.Popen[bytes]", address: Address, log_path: Path
-) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(ConnectionRefusedError):
-            socket.create_connection(address).close()
-            return
-        time.sleep(0.02)
-    raise RuntimeError(f"PgBouncer did not start: {log_path.read_text()}")

@@ -3,12 +3,11 @@
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from tests.support.listening import START_TIMEOUT_S, wait_until_it_listens
 from tests.support.nginx import MISSING as NGINX_MISSING
 from tests.support.nginx import find_nginx, free_address, running_nginx
 from tests.support.process import ROOT
@@ -21,7 +20,6 @@ MISSING = {
 }
 PROXIES = tuple(MISSING)
 NAME = "shop.example"
-_START_TIMEOUT_S = 30.0
 _TRAEFIK = """
 global: {{checkNewVersion: false, sendAnonymousUsage: false}}
 entryPoints: {{web: {{address: "{address}"}}}}
@@ -62,7 +60,7 @@ def running_proxy(
         (directory / "traefik.yaml").write_text(static)
         command = [program, "--configfile=traefik.yaml"]
     with _running(command, directory, client) as process:
-        _wait_until_it_listens(process, (host, port), directory)
+        wait_until_it_listens(process, (host, port), directory / "output.log")
         yield url
 
 
@@ -93,19 +91,7 @@ def _running(
     finally:
         process.terminate()
         try:
-            process.wait(_START_TIMEOUT_S)
+            process.wait(START_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _wait_until_it_listens(
-    process: "subprocess.Popen[bytes]", address: tuple[str, int], directory: Path
-) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            socket.create_connection(address).close()
-            return
-        time.sleep(0.02)
-    raise RuntimeError(f"the proxy did not start: {(directory / 'output.log').read_text()}")

@@ -68,8 +68,8 @@ class _PostgresBackend:
             driver: Any = (await conn.get_raw_connection()).driver_connection
             found: list[list[Row]] = []
             for query, values in queries:
-                text_, bound = query.bind("postgresql", values)
-                found.append(await driver.fetch(text_, *bound))
+                statement, bound = query.bind("postgresql", values)
+                found.append(await driver.fetch(statement, *bound))
             return found
 
     async def write_alone(self, statement: str, values: Sequence[object]) -> list[Row]:
