@@ -84,6 +84,7 @@ def test_the_defaults_are_those_of_the_interface() -> None:
         "argon2_parallelism": "1",
         "password_hash_slots": "3",
         "password_hash_queue": "96",
+        "guess_alarm_per_minute": "300",
         "key_lead": "1d",
         "key_rotate_every": "90d",
         "key_bits": "2048",

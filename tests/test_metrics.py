@@ -1,7 +1,8 @@
 """The metrics as Prometheus reads them."""
 
-from token_server.metrics import MAX_LABEL_SETS, Metrics
+from token_server.metrics import GUESS_DOORS, GUESS_OUTCOMES, MAX_LABEL_SETS, Metrics
 from token_server.records import KeyState
+from token_server.services.guessing import Door
 
 
 def sample(metrics: Metrics, name: str) -> float:
@@ -33,6 +34,8 @@ def test_each_event_raises_its_series() -> None:
     metrics.keyring(7, 2.5)
     metrics.key_rotation_due(-60)
     metrics.key_store_problem("write")
+    metrics.guess("login", "failed")
+    metrics.guess_alarm(True)
 
     expected = {
         'token_server_token_requests_total{grant="password",outcome="issued"}': 2,
@@ -51,6 +54,8 @@ def test_each_event_raises_its_series() -> None:
         "token_server_keyring_generation": 7,
         "token_server_keyring_age_seconds": 2.5,
         "token_server_key_rotation_due_seconds": -60,
+        'token_server_guesses_total{door="login",outcome="failed"}': 1,
+        "token_server_guess_alarm": 1,
         'token_server_key_store_problems_total{operation="write"}': 1,
         'token_server_key_store_problems_total{operation="read"}': 0,
     }
@@ -71,6 +76,11 @@ def test_known_series_begin_at_zero() -> None:
         "shadowed",
     ):
         assert sample(metrics, f'token_server_refresh_total{{outcome="{outcome}"}}') == 0
+    assert set(GUESS_DOORS) == set(Door)
+    for door in Door:
+        for outcome in GUESS_OUTCOMES:
+            labels = f'door="{door}",outcome="{outcome}"'
+            assert sample(metrics, f"token_server_guesses_total{{{labels}}}") == 0
     for state in KeyState:
         assert sample(metrics, f'token_server_signing_keys{{state="{state.value}"}}') == 0
 

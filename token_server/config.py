@@ -104,6 +104,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Meta(description="Password hashes that may wait; beyond them 503.", ge=0, le=10_000),
     ] = 32
+    guess_alarm_per_minute: Annotated[
+        int,
+        Meta(
+            description="Failed guesses in a minute, in all, at which the audit trail says so.",
+            ge=1,
+            le=1_000_000,
+        ),
+    ] = 300
     key_lead_s: Annotated[
         int,
         Meta(

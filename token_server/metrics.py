@@ -6,6 +6,7 @@ With several workers (PROMETHEUS_MULTIPROC_DIR, set by web/supervisor.py before 
 import) values live in files, and one scrape of any worker counts them all.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
@@ -48,6 +49,16 @@ FORWARD_AUTH_OUTCOMES = (
     "misconfigured",
     "unavailable",
 )
+GUESS_DOORS = (
+    "password_grant",
+    "login",
+    "change_password",
+    "reauthentication",
+    "registration",
+    "client_secret",
+    "api_key",
+)
+GUESS_OUTCOMES = ("admitted", "throttled", "failed", "forgiven", "returned")
 KEY_STORE_OPERATIONS = ("read", "write")
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 HASH_REFUSALS = ("queue_full", "share_taken", "client_gone", "shutting_down")
@@ -111,7 +122,15 @@ class Metrics:
             ("door", "outcome"),
             registry=self._registry,
         )
-        self._guesses = _Children[Counter](guesses.labels, ())
+        self._guesses = _Children[Counter](
+            guesses.labels, itertools.product(GUESS_DOORS, GUESS_OUTCOMES)
+        )
+        self._guess_alarm = Gauge(
+            "token_server_guess_alarm",
+            "1 while failed guesses are so many that somebody seems to be guessing.",
+            registry=self._registry,
+            multiprocess_mode="livemax",
+        )
         revocations = Counter(
             "token_server_revocations",
             "Tokens given back at the revocation endpoint, and what became of them.",
@@ -226,8 +245,12 @@ class Metrics:
         self._refresh.get(outcome).inc()
 
     def guess(self, door: str, outcome: str) -> None:
-        """One guess at a door: admitted or throttled; after an admitted one forgiven, returned."""
+        """One guess at a door of GUESS_DOORS: admitted or throttled; after an admitted one failed,
+        forgiven (it was right) or returned (nobody looked at it)."""
         self._guesses.get(door, outcome).inc()
+
+    def guess_alarm(self, is_raised: bool) -> None:
+        self._guess_alarm.set(int(is_raised))
 
     def revocation(self, outcome: str) -> None:
         """One token given back: revoked, or why that changed nothing (services/revocation.py)."""

@@ -237,6 +237,8 @@ class AuditEventType(enum.StrEnum):
     KEYRING_COMPROMISED = "keyring.compromised"
     KEYRING_EXPORTED = "keyring.exported"
     KEYRING_IMPORTED = "keyring.imported"
+    GUESS_ALARM_RAISED = "guess_alarm.raised"
+    GUESS_ALARM_ENDED = "guess_alarm.ended"
     DATABASE_UPGRADED = "database.upgraded"
     DATABASE_PRUNED = "database.pruned"
     DATABASE_RESTORED = "database.restored"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from token_server.config import Settings
+from token_server.core.guess_alarm import FailedGuesses
 from token_server.core.guess_budget import RefusedGuesses
 from token_server.core.key_store import KeyStore
 from token_server.core.recently_used import RecentlyUsed
@@ -127,6 +128,7 @@ class Runtime:
     status: StatusCache
     guesses: Batcher[Step, Decision]
     refused_guesses: RefusedGuesses
+    failed_guesses: FailedGuesses
     verified_tokens: VerifiedTokens
     background: BackgroundWriter
     audit: AuditTrail
@@ -243,6 +245,7 @@ async def open_runtime(
             status=status,
             guesses=guesses,
             refused_guesses=RefusedGuesses(),
+            failed_guesses=FailedGuesses(),
             verified_tokens=RecentlyUsed(_VERIFIED_TOKENS),
             background=background,
             audit=AuditTrail(background),

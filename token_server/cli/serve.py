@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import click
@@ -26,6 +26,7 @@ from token_server.errors import OperatorError
 from token_server.logs import configure_logging, get_logger
 from token_server.runtime import Runtime, open_runtime
 from token_server.services.demo import ensure_demo
+from token_server.services.guess_watch import guesses_watched
 from token_server.services.health import Readiness
 from token_server.services.installation import package_version
 from token_server.services.key_upkeep import keys_kept_up
@@ -138,10 +139,17 @@ def _host(runtime: Runtime, listeners: Listeners, drain: Drain) -> Hosting:
     )
 
 
+@contextlib.asynccontextmanager
+async def _kept_up(runtime: Runtime) -> AsyncIterator[None]:
+    """What a serving process does besides answering."""
+    async with keys_kept_up(runtime), guesses_watched(runtime):
+        yield
+
+
 async def _serve_dev(settings: Settings, listeners: Listeners) -> int:
     stop = StopSignal()
     with stop_on_signals(stop):
-        async with open_runtime(settings) as runtime, keys_kept_up(runtime):
+        async with open_runtime(settings) as runtime, _kept_up(runtime):
             path = runtime.store.path
             file = (path.parent if path is not None else Path("data")) / "demo.json"
             demo = await ensure_demo(runtime, file)
@@ -165,7 +173,7 @@ async def _serve_alone(settings: Settings, listeners: Listeners) -> int:
             drain = Drain(settings.drain_delay_s, settings.drain_timeout_s)
             hosting = _host(runtime, listeners, drain)
             announce = _log_started(settings, listeners)
-            async with keys_kept_up(runtime):
+            async with _kept_up(runtime):
                 return await serve_app(hosting, stop, on_listening=announce)
 
 
@@ -175,7 +183,7 @@ async def _serve_worker(settings: Settings, sockets: WorkerSockets) -> int:
         async with (
             linked_to_supervisor(sockets.link, stop) as say_ready,
             open_runtime(settings) as runtime,
-            keys_kept_up(runtime),
+            _kept_up(runtime),
         ):
             drain = Drain(settings.drain_delay_s, settings.drain_timeout_s, is_shared=True)
             hosting = _host(runtime, sockets.listeners, drain)

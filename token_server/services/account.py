@@ -25,7 +25,7 @@ from token_server.logs import get_logger
 from token_server.records import AuditEvent, AuditEventType, Client, Family, Secret, User
 from token_server.runtime import Runtime
 from token_server.services.bearer import Principal
-from token_server.services.guessing import Door, Guess, admit_guess, return_guess
+from token_server.services.guessing import Door, Guess, admit_guess, note_failed, return_guess
 from token_server.services.issuing import Authorization, Login, TokenResponse, issue
 from token_server.services.request_context import RequestContext
 from token_server.services.users import (
@@ -85,6 +85,8 @@ async def register(
         except UnavailableError:
             await return_guess(runtime, guess, context)
             raise
+    if user is None:
+        note_failed(runtime, guess)
     if is_silent:
         return None
     if user is None:
@@ -122,7 +124,8 @@ async def change_own_password(
         problem = "the new password is the old one"
     if problem is not None:
         raise InvalidFieldError("new_password", problem)
-    verified = await _verify_own_password(runtime, principal, change.current, context)
+    guess = Guess(Door.CHANGE_PASSWORD, user.email)
+    verified = await _verify_own_password(runtime, principal, guess, change.current, context)
     with runtime.hasher.place(context.asker()) as place:
         new = Secret(normalise_password(change.new.reveal()))
         password_hash = await runtime.hasher.hash(new, place)
@@ -140,15 +143,19 @@ async def require_recent_login(
     """A stolen access token alone must not end its owner's sessions: the current password, or a
     login of the last five minutes."""
     if current_password is not None:
-        await _verify_own_password(runtime, principal, current_password, context)
+        guess = Guess(Door.REAUTHENTICATION, principal.user.email)
+        await _verify_own_password(runtime, principal, guess, current_password, context)
     elif context.now - principal.session.auth_time > RECENT_LOGIN_S:
         raise ReauthenticationRequiredError("login_too_old")
 
 
 async def _verify_own_password(
-    runtime: Runtime, principal: Principal, password: Secret[str], context: RequestContext
+    runtime: Runtime,
+    principal: Principal,
+    guess: Guess,
+    password: Secret[str],
+    context: RequestContext,
 ) -> User:
-    guess = Guess(Door.CHANGE_PASSWORD, principal.user.email)
     user = await authenticate_user(runtime, guess, password, context, ACCOUNT_CLIENT_ID)
     if user is None or user.user_id != principal.user.user_id:
         raise CredentialsRefusedError("current_password_wrong")

@@ -14,7 +14,7 @@ from token_server.core.opaque import digest
 from token_server.errors import UnavailableError
 from token_server.records import ApiKey, AuditEvent, AuditEventType, User
 from token_server.runtime import Runtime
-from token_server.services.guessing import Door, Guess, admit_guess, refuse_known
+from token_server.services.guessing import Door, Guess, admit_guess, note_failed, refuse_known
 from token_server.services.request_context import RequestContext
 from token_server.storage import api_keys, users
 from token_server.storage.api_keys import AccountPolicy, KeyNumbers
@@ -120,6 +120,7 @@ async def _refuse(
     guess = Guess(Door.API_KEY, key_id)
     refuse_known(runtime, guess, context)
     await admit_guess(runtime, guess, context)
+    note_failed(runtime, guess)
     runtime.audit.record(
         AuditEvent(
             event=AuditEventType.API_KEY_REFUSED,

@@ -15,7 +15,14 @@ from token_server.core.opaque import digest
 from token_server.errors import InvalidClientError
 from token_server.records import AuditEvent, AuditEventType, Client, ClientSecret
 from token_server.runtime import Runtime
-from token_server.services.guessing import Door, Guess, admit_guess, is_known_refused, refuse_known
+from token_server.services.guessing import (
+    Door,
+    Guess,
+    admit_guess,
+    is_known_refused,
+    note_failed,
+    refuse_known,
+)
 from token_server.services.request_context import RequestContext
 
 _ABSENT = bytes(32)
@@ -44,6 +51,7 @@ async def authenticate_client(
         if presented.secret is not None:
             refuse_known(runtime, guess, context)
             await admit_guess(runtime, guess, context)
+            note_failed(runtime, guess)
         runtime.audit.record(
             AuditEvent(
                 event=AuditEventType.CLIENT_AUTHENTICATION_FAILED,

@@ -34,6 +34,7 @@ class Door(enum.StrEnum):
     PASSWORD_GRANT = "password_grant"
     LOGIN = "login"
     CHANGE_PASSWORD = "change_password"
+    REAUTHENTICATION = "reauthentication"  # before other sessions or API keys are touched
     REGISTRATION = "registration"
     CLIENT_SECRET = "client_secret"
     API_KEY = "api_key"
@@ -83,6 +84,13 @@ async def admit_guess(runtime: Runtime, guess: Guess, context: RequestContext) -
             raise _refuse(runtime, guess, context, reason, retry_after_s)
         case _:
             assert_never(decision)
+
+
+def note_failed(runtime: Runtime, guess: Guess) -> None:
+    """After an admitted guess that was wrong, or right where nobody may come in: for the metrics
+    and for the alarm over all doors (services/guess_watch.py)."""
+    runtime.metrics.guess(guess.door, "failed")
+    runtime.failed_guesses.add(guess.door.value)
 
 
 async def forgive_guess(runtime: Runtime, guess: Guess, context: RequestContext) -> None:

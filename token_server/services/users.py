@@ -31,7 +31,13 @@ from token_server.errors import OperatorError, UnavailableError
 from token_server.logs import get_logger
 from token_server.records import AuditEvent, AuditEventType, Secret, User
 from token_server.runtime import Runtime
-from token_server.services.guessing import Guess, admit_guess, forgive_guess, return_guess
+from token_server.services.guessing import (
+    Guess,
+    admit_guess,
+    forgive_guess,
+    note_failed,
+    return_guess,
+)
 from token_server.services.request_context import RequestContext
 from token_server.storage import api_keys, audit, families, users
 from token_server.storage.errors import AlreadyExistsError
@@ -248,6 +254,7 @@ async def authenticate_user(
             raise
     reason = _refusal_reason(user, verification)
     if reason is not None:
+        note_failed(runtime, guess)
         runtime.audit.record(
             AuditEvent(
                 event=(
@@ -263,6 +270,7 @@ async def authenticate_user(
                 reason=reason,
                 ip_address=context.ip_address,
                 request_id=context.request_id,
+                details={"door": guess.door.value},
             )
         )
         return None

@@ -15,8 +15,10 @@ KEYS_EMERGENCY = "keys_emergency"  # `version:instant` while `keys compromise --
 STATUS_KEY = "status_key"  # of the permutation in status lists; never changes
 SESSIONS_FLOOR = "sessions_floor"  # sessions with a smaller `seq` were ended by `db restored`
 MACHINES_FLOOR = "machines_floor"  # machine tokens with a smaller number were
+GUESS_ALARM = "guess_alarm"  # failed guesses of all processes in this minute (JSON)
 
 _SELECT = select(schema.meta.c.value).where(schema.meta.c.name == bindparam("name"))
+_HOLD = _SELECT.with_for_update()  # SQLite has one writer anyway
 _INSERT = "INSERT INTO meta (name, value) VALUES (:name, :value) ON CONFLICT (name) DO "
 
 
@@ -37,6 +39,13 @@ async def insert_if_absent(conn: AsyncConnection, name: str, value: str) -> bool
     """True when it was absent; False leaves the stored value as it is."""
     done = await conn.execute(text(_INSERT + "NOTHING"), {"name": name, "value": value})
     return done.rowcount == 1
+
+
+async def hold(conn: AsyncConnection, name: str, initial: str) -> str:
+    """The value, `initial` if there was none, which nobody else changes before this transaction
+    ends."""
+    await insert_if_absent(conn, name, initial)
+    return str((await conn.execute(_HOLD, {"name": name})).scalar_one())
 
 
 async def raise_epoch(conn: AsyncConnection) -> int:
