@@ -107,7 +107,7 @@ async def open_connections(
 
 
 def get_request(path: str, headers: Mapping[str, str] | None = None) -> bytes:
-    return _request("GET", path, headers or {}, b"")
+    return raw_request("GET", path, headers or {}, b"")
 
 
 def token_request(
@@ -121,13 +121,13 @@ def token_request(
     if secret is not None:
         pair = f"{quote_plus(fields.pop('client_id'))}:{quote_plus(secret)}"
         headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
-    return _request("POST", TOKEN_PATH, headers, urlencode(fields).encode())
+    return raw_request("POST", TOKEN_PATH, headers, urlencode(fields).encode())
 
 
 def form_request(path: str, fields: Mapping[str, str]) -> bytes:
     """A POST to another of the OAuth endpoints; credentials are among the fields."""
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
-    return _request("POST", path, headers, urlencode(fields).encode())
+    return raw_request("POST", path, headers, urlencode(fields).encode())
 
 
 def json_request(
@@ -135,13 +135,14 @@ def json_request(
 ) -> bytes:
     """A POST to one of the JSON APIs."""
     headers = {"Content-Type": "application/json", **(more_headers or {})}
-    return _request("POST", path, headers, json.dumps(body).encode())
+    return raw_request("POST", path, headers, json.dumps(body).encode())
 
 
-def _request(method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
+def raw_request(method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    """Any request, as it goes over the wire."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    if method == "POST":
+    if body or method == "POST":
         lines.append(f"Content-Length: {len(body)}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + body
 
