@@ -134,6 +134,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     clock_skew_s: Annotated[
         int, Meta(description="Difference of clocks that is tolerated.", ge=0, le=60)
     ] = 10
+    max_connections: Annotated[
+        int,
+        Meta(description="Open connections of one process; idle ones make room.", ge=8, le=100_000),
+    ] = 10_000
+    max_connections_per_source: Annotated[
+        int,
+        Meta(
+            description="Of them, from one IPv4 address or IPv6 /64; trusted proxies: any number.",
+            ge=1,
+            le=100_000,
+        ),
+    ] = 1_000
+    max_requests: Annotated[
+        int,
+        Meta(description="Requests under way in one process; beyond them 503.", ge=8, le=100_000),
+    ] = 1_000
     drain_delay_s: Annotated[
         int,
         Meta(

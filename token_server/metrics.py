@@ -61,6 +61,15 @@ GUESS_DOORS = (
 GUESS_OUTCOMES = ("admitted", "throttled", "failed", "forgiven", "returned")
 KEY_STORE_OPERATIONS = ("read", "write")
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+CONNECTION_REFUSALS = (
+    "connections_full",
+    "source_full",
+    "requests_full",
+    "head_too_slow",
+    "body_too_slow",
+    "reader_too_slow",
+    "malformed",
+)
 HASH_REFUSALS = ("queue_full", "share_taken", "client_gone", "shutting_down")
 HASH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -163,6 +172,21 @@ class Metrics:
             registry=self._registry,
         )
         self._http = _Children[Counter](http.labels, ())
+        self._connections = Gauge(
+            "token_server_connections",
+            "Open connections to the public port.",
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
+        refused = Counter(
+            "token_server_connections_refused",
+            "Connections turned away or cut off: too many, too slow, or no HTTP.",
+            ("reason",),
+            registry=self._registry,
+        )
+        self._connections_refused = _Children[Counter](
+            refused.labels, ((name,) for name in CONNECTION_REFUSALS)
+        )
         self._hash_queue = Gauge(
             "token_server_password_hash_queue",
             "Password hashes waiting for a slot.",
@@ -267,6 +291,13 @@ class Metrics:
     def http_requests(self, route: str, status: int) -> None:
         """One answer; `route` is the template it matched, never the path as sent."""
         self._http.get(route, f"{status // 100}xx").inc()
+
+    def connections(self, count: int) -> None:
+        self._connections.set(count)
+
+    def connection_refused(self, reason: str) -> None:
+        """One of CONNECTION_REFUSALS."""
+        self._connections_refused.get(reason).inc()
 
     def hash_queue(self, depth: int) -> None:
         self._hash_queue.set(depth)

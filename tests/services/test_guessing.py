@@ -3,8 +3,8 @@
 import asyncio
 import os
 import time
-from dataclasses import replace
 
+import msgspec
 import pytest
 
 from tests.support.guessing import ELSEWHERE, HERE, buckets, context
@@ -265,7 +265,7 @@ async def test_guess_that_nobody_looked_at_is_returned(runtime: Runtime) -> None
     )
     busy = replace(runtime, hasher=narrow)
     gone = asyncio.Event()
-    leaving = replace(context(runtime), departure=gone.wait)
+    leaving = msgspec.structs.replace(context(runtime), departure=gone.wait)
     with narrow.place(Asker()) as place:
         await narrow._queue.take_slot(place)
         for _ in range(3 * BURST):

@@ -9,10 +9,9 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import httpx
-import uvicorn
 
 from tests.support.databases import TEST_EPOCH
 from tests.support.plain_http import NO_TLS
@@ -25,10 +24,10 @@ from token_server.services.clients import NewClient, add_client
 from token_server.services.health import Readiness
 from token_server.services.users import NewUser, add_user
 from token_server.web.health import health_handlers
+from token_server.web.server import Server, traffic_of
 
 ISSUER = "https://auth.example"
 AUDIENCE = "https://orders.example"
-Parser = Literal["auto", "h11", "httptools"]  # of HTTP: both are in use (extra "fast")
 PASSWORD = "correct horse battery staple"
 EMAIL = "ada@example.org"
 
@@ -141,14 +140,12 @@ class RunningServer:
 
 
 @contextlib.asynccontextmanager
-async def running_server(
-    settings: Settings, parser: Parser = "auto"
-) -> AsyncIterator[RunningServer]:
+async def running_server(settings: Settings) -> AsyncIterator[RunningServer]:
     """Open a runtime, serve it on a free port of the loopback interface, stop both at the end."""
     clock = ManualClock()
     async with (
         open_runtime(settings, clock=clock) as runtime,
-        serving(runtime, parser) as base_url,
+        serving(runtime) as base_url,
     ):
         limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
         async with httpx.AsyncClient(
@@ -158,27 +155,21 @@ async def running_server(
 
 
 @contextlib.asynccontextmanager
-async def serving(runtime: Runtime, parser: Parser = "auto") -> AsyncIterator[str]:
+async def serving(runtime: Runtime) -> AsyncIterator[str]:
     """The public application over `runtime`, at the address that is given."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen(1024)
-    config = uvicorn.Config(
-        create_app(runtime, health_handlers(Readiness(runtime))),
-        http=parser,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-    )
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server._serve([listener]))
+    app = create_app(runtime, health_handlers(Readiness(runtime)))
+    server = Server(app, traffic_of(runtime), drain_timeout_s=20)
+    looking = asyncio.create_task(server.traffic.keep_looking())
+    task = asyncio.create_task(server.serve([listener]))
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event to wait for
         await asyncio.sleep(0.005)
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
+        looking.cancel()
         server.should_exit = True
         await task
 

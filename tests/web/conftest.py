@@ -1,4 +1,4 @@
-"""One server for all tests of the edge that leave nothing behind, once per HTTP parser.
+"""One server for all tests of the edge that leave nothing behind.
 
 It lives in a thread of its own, so that tests can speak to it over blocking sockets.
 """
@@ -17,7 +17,6 @@ import pytest
 from tests.support.databases import SqliteFiles
 from tests.support.server import (
     AUDIENCE,
-    Parser,
     RunningServer,
     copy_keys,
     make_settings,
@@ -61,19 +60,18 @@ class EdgeServer:
         return self.wire.post(sound + body, (self.authorization, *headers))
 
 
-@pytest.fixture(scope="session", params=["h11", "httptools"])
+@pytest.fixture(scope="session")
 def edge(
-    request: pytest.FixtureRequest,
     sqlite_files: SqliteFiles,
     shared_keys: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[EdgeServer]:
-    directory = tmp_path_factory.mktemp(f"edge-{request.param}")
+    directory = tmp_path_factory.mktemp("edge")
     copy_keys(shared_keys, directory)
     settings = make_settings(sqlite_files.create(directory), directory)
     started: Future[EdgeServer] = Future()
     stop: Future[None] = Future()
-    thread = threading.Thread(target=_serve, args=(settings, request.param, started, stop))
+    thread = threading.Thread(target=_serve, args=(settings, started, stop))
     thread.start()
     try:
         yield started.result(60)
@@ -90,11 +88,9 @@ def later(request: pytest.FixtureRequest) -> None:
         edge.server.clock.advance(120)
 
 
-def _serve(
-    settings: Settings, parser: Parser, started: Future[EdgeServer], stop: Future[None]
-) -> None:
+def _serve(settings: Settings, started: Future[EdgeServer], stop: Future[None]) -> None:
     async def serve() -> None:
-        async with running_server(settings, parser) as server:
+        async with running_server(settings) as server:
             await server.add_client(
                 MACHINE,
                 grant_types=("client_credentials",),

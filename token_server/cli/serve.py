@@ -41,6 +41,7 @@ from token_server.web.server import (
     run_loop,
     serve_app,
     stop_on_signals,
+    traffic_of,
 )
 from token_server.web.supervisor import (
     Crew,
@@ -136,6 +137,7 @@ def _host(runtime: Runtime, listeners: Listeners, drain: Drain) -> Hosting:
         readiness=readiness,
         listeners=listeners,
         drain=drain,
+        traffic=traffic_of(runtime),
     )
 
 

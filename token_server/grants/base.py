@@ -8,6 +8,8 @@ import enum
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from token_server.errors import OAuthError
 from token_server.records import AuditEvent, Client, Secret
 from token_server.runtime import Runtime
@@ -30,8 +32,7 @@ class ScopePolicy(enum.Enum):
     GRANT = "grant"  # by the grant, against what its credential was granted (RFC 6749 §6)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRequest:
+class TokenRequest(msgspec.Struct, frozen=True):
     """A request as a grant sees it. Only the parameters that the grant declares get this far,
     wrapped, since most of them are secrets.
 

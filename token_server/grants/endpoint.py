@@ -5,8 +5,9 @@ servers break. What only one grant needs is in that grant's file.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import assert_never
+
+import msgspec
 
 from token_server.core.audience import choose_audience, default_audience, parse_resource
 from token_server.core.client_auth import read_client
@@ -31,8 +32,7 @@ from token_server.services.sessions import end_family
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(msgspec.Struct, frozen=True):
     """One token request as HTTP left it: header values and form parameters, unjudged."""
 
     authorization: Sequence[str]

@@ -6,7 +6,7 @@ by replay: the client presents its old refresh token again and gets the same suc
 """
 
 import base64
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 
@@ -35,8 +35,7 @@ class Login:
     label: str | None = None  # what its owner calls the session
 
 
-@dataclass(frozen=True, slots=True)
-class Backing:
+class Backing(msgspec.Struct, frozen=True):
     """What stands behind a token: how long it may live at most, what it says of the login, where
     its revocation shows, and who acts for its subject."""
 
@@ -49,8 +48,7 @@ class Backing:
     source: str | None = None  # of an exchanged token: `jti` or key id it came from, for the log
 
 
-@dataclass(frozen=True, slots=True)
-class Authorization:
+class Authorization(msgspec.Struct, frozen=True):
     """What a grant allows. `basis` is the login to start a family for, the family that was just
     spent, what an exchanged token is backed by, or None for a machine token."""
 
@@ -71,8 +69,7 @@ class Replay:
     audience: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenResponse:
+class TokenResponse(msgspec.Struct, frozen=True):
     """RFC 6749 §5.1; `issued_token_type` of an exchange alone (RFC 8693 §2.2.1)."""
 
     access_token: Secret[str]
@@ -175,7 +172,9 @@ async def _sign_for(
         status=runtime.status.session_position(family.seq),
     )
     response = await _sign(runtime, authorization, backing, context)
-    return replace(response, refresh_token=_refresh_token(runtime, authorization.client, family))
+    return msgspec.structs.replace(
+        response, refresh_token=_refresh_token(runtime, authorization.client, family)
+    )
 
 
 async def _machine_backing(runtime: Runtime, client: Client, now: int) -> Backing:

@@ -1,14 +1,14 @@
 """Who asks, from where, when: what services need to know of a request without knowing HTTP."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from token_server.core.guess_budget import networks_of
 from token_server.crypto.hash_queue import Asker
 
 
-@dataclass(frozen=True, slots=True)
-class RequestContext:
+class RequestContext(msgspec.Struct, frozen=True):
     """`now` is read once a request, so that every decision in it sees the same instant.
 
     `departure` ends when the client has gone; it may be awaited once the whole request is read.
@@ -18,9 +18,7 @@ class RequestContext:
     request_id: str
     ip_address: str | None = None
     user_agent: str | None = None
-    departure: Callable[[], Awaitable[object]] | None = field(
-        default=None, repr=False, compare=False
-    )
+    departure: Callable[[], Awaitable[object]] | None = None
 
     def asker(self) -> Asker:
         """Whom a password hash of this request is counted to: the widest network that one guesser

@@ -6,8 +6,8 @@ sees them. What is the same for all of them is web/account_call.py's.
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import replace
 
+import msgspec
 from litestar import asgi
 from litestar.enums import ScopeType
 from litestar.handlers import ASGIRouteHandler
@@ -213,10 +213,10 @@ def _check_place(call: Call, place: schemas.Place) -> None:
 def _token_answer(call: Call, response: TokenResponse, place: schemas.Place) -> Answer:
     if place == "body" or response.refresh_token is None:
         return answers.token_answer(response)
-    answer = answers.token_answer(replace(response, refresh_token=None))
+    answer = answers.token_answer(msgspec.structs.replace(response, refresh_token=None))
     # The session may end before: the cookie is not what decides.
     cookie = refresh_cookie(response.refresh_token, call.runtime.settings.refresh_idle_ttl_s)
-    return replace(answer, headers=(*answer.headers, cookie))
+    return msgspec.structs.replace(answer, headers=(*answer.headers, cookie))
 
 
 def _session(session: Family, principal: Principal | ApiKeyPrincipal) -> schemas.Session:

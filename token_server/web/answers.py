@@ -5,12 +5,12 @@ constants of ours: nothing of the request is ever echoed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from http import HTTPStatus
 
 import msgspec
 from litestar.types import Send
 
+from token_server.config import Settings
 from token_server.core.scope import format_scope
 from token_server.errors import (
     InvalidFieldError,
@@ -36,22 +36,43 @@ _HTTP_ERROR_CODES = {
     400: "bad_request",
     404: "not_found",
     405: "method_not_allowed",
+    408: "request_timeout",
     413: "content_too_large",
     414: "uri_too_long",
+    417: "expectation_failed",
+    431: "header_fields_too_large",
+    503: "temporarily_unavailable",
+    505: "http_version_not_supported",
 }
+# JSON is never framed, sniffed, scripted or told to others.
+_SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),  # public documents say otherwise
+)
+_HSTS = (b"strict-transport-security", b"max-age=31536000")
 _NOTHING: Mapping[str, str] = {}
 _WITHOUT_CONTENT = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)  # RFC 9110 §8.6
 
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A whole response; `headers` are lower-case pairs without content-length."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    body: bytes = field(default=b"", repr=False)
+    body: bytes = b""
+
+    def __repr__(self) -> str:  # the body may hold tokens
+        return f"Answer({self.status})"
+
+
+def security_headers(settings: Settings) -> tuple[tuple[bytes, bytes], ...]:
+    """Of every answer on the public port; an answer may say one for itself."""
+    is_https = settings.issuer.startswith("https:")
+    return (*_SECURITY_HEADERS, _HSTS) if is_https else _SECURITY_HEADERS
 
 
 async def send_answer(send: Send, answer: Answer, *, without_body: bool = False) -> None:

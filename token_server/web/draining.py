@@ -14,9 +14,10 @@ import socket
 import struct
 import sys
 from dataclasses import dataclass
-from typing import Any
 
 import uvicorn
+
+from token_server.web.traffic import Traffic
 
 IDLE_LINGER_S = 5.0  # proxies keep idle connections to us for less: docs/deploy/nginx-balancer.conf
 _POLL_S = 0.05
@@ -34,7 +35,6 @@ _DROP_NEW = (
     (0x06, 0, 0, 0),  # drop
     (0x06, 0, 0, 0xFFFFFFFF),  # keep
 )
-_CLOSE = (b"connection", b"close")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,14 @@ class Drain:
     is_shared: bool = False
 
 
-async def stop_accepting(server: uvicorn.Server, listener: socket.socket, drain: Drain) -> None:
+async def stop_accepting(
+    server: uvicorn.Server, traffic: Traffic, listener: socket.socket, drain: Drain
+) -> None:
     """All but the end: at the return `server` may exit, and has what is left of the time for it.
 
     May be cancelled at any point; then the exit is not gentle.
     """
-    _close_after_answers(server)
+    traffic.is_draining = True  # every answer that has not begun closes its connection
     await asyncio.sleep(drain.delay_s)
     if drain.is_shared:
         await asyncio.sleep(_WORKER_ACCEPT_REST_S)
@@ -82,19 +84,6 @@ def turn_away(listener: socket.socket) -> None:
     with contextlib.suppress(OSError):  # a kernel without it: then we only close
         filter_program = struct.pack("HL", len(_DROP_NEW), address)
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_program)
-
-
-def _close_after_answers(server: uvicorn.Server) -> None:
-    """Every answer that has not begun says `Connection: close`, and keeps its word."""
-    server.config.encoded_headers.append(_CLOSE)  # uvicorn copies these once a second
-    state = server.server_state
-    state.default_headers = [*state.default_headers, _CLOSE]
-    for connection in state.connections:
-        # A request that began before took the headers of then. An answer that has begun has
-        # promised to keep the connection: its next one will close it.
-        cycle: Any = getattr(connection, "cycle", None)
-        if cycle is not None and not cycle.response_started:
-            cycle.default_headers = state.default_headers
 
 
 async def _wait_for_connections(server: uvicorn.Server, limit_s: float) -> float:

@@ -17,17 +17,11 @@ from token_server.web.requests import REQUEST_ID_KEY, untrusted_proxy
 
 _log = get_logger(__name__)
 
-# JSON is never framed, sniffed, scripted or told to others.
-_SECURITY_HEADERS = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),  # public documents say otherwise
-)
 # Beyond any path and method of ours; Litestar's cache of routes would keep the methods.
 _MAX_PATH_LENGTH = 2048
 _MAX_METHOD_LENGTH = 32
-_HSTS = (b"strict-transport-security", b"max-age=31536000")
+# Answered from memory at once: never too many, and what others need when everything else is slow.
+_IMMEDIATE_PREFIXES = ("/.well-known/", "/livez", "/readyz")
 
 
 class Edge:
@@ -37,12 +31,13 @@ class Edge:
         self._app = app
         self._runtime = runtime
         self._has_warned = False
+        self._under_way = 0
+        self._most = runtime.settings.max_requests
         # Request ids are no secret and need not be: a random beginning for each process, and a
         # number, are unique and spare a system call.
         self._origin = base64.urlsafe_b64encode(runtime.entropy.token_bytes(6)).decode("ascii")
         self._numbers = itertools.count()
-        is_https = runtime.settings.issuer.startswith("https:")
-        self._headers = (*_SECURITY_HEADERS, _HSTS) if is_https else _SECURITY_HEADERS
+        self._headers = answers.security_headers(runtime.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -55,6 +50,7 @@ class Edge:
         extra = (*self._headers, (b"x-request-id", request_id.encode("ascii")))
         started = self._runtime.clock.monotonic()
         status = 0
+        self._under_way += 1
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -69,6 +65,12 @@ class Edge:
             if _is_oversized(scope):
                 too_long = answers.http_error_answer(scope["path"], 414)
                 await answers.send_answer(send_with_headers, too_long)
+            elif self._under_way > self._most and not scope["path"].startswith(_IMMEDIATE_PREFIXES):
+                self._runtime.metrics.connection_refused("requests_full")
+                full = UnavailableError("requests_full")
+                await answers.send_answer(
+                    send_with_headers, answers.failure_answer(scope["path"], full)
+                )
             else:
                 await self._app(scope, receive, send_with_headers)
         except Exception as error:  # noqa: BLE001 - the last place that can answer instead of dying
@@ -79,6 +81,7 @@ class Edge:
                     send_with_headers, answers.failure_answer(scope["path"], error)
                 )
         finally:
+            self._under_way -= 1
             # The route as it is written in the code: paths as sent would be labels without end.
             route = scope.get("path_template") or "unmatched"
             self._runtime.metrics.http_requests(route, status)

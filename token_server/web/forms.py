@@ -29,6 +29,8 @@ _CONTROL = re.compile(r"[\x00-\x1F\x7F]")
 
 def check_form_media_type(content_types: Sequence[str]) -> None:
     """Exactly one Content-Type, the form one, in UTF-8 if it says so; before the body is read."""
+    if len(content_types) == 1 and content_types[0] == _MEDIA_TYPE:
+        return  # as nearly everybody writes it
     if len(content_types) != 1:
         raise UnsupportedMediaTypeError("content_type_missing_or_repeated")
     media_type, *parameters = (part.strip().lower() for part in content_types[0].split(";"))

@@ -6,7 +6,6 @@ The public port tells a load balancer yes ("ok", "degraded") or no and strangers
 """
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 
 import msgspec
 from litestar import asgi
@@ -75,7 +74,7 @@ async def _serve(
         except Exception:  # noqa: BLE001 - the last place that can answer
             _log.exception("request_failed")
             answer = problem_answer(500, "server_error")
-    answer = replace(answer, headers=(*answer.headers, *more_headers))
+    answer = msgspec.structs.replace(answer, headers=(*answer.headers, *more_headers))
     await send_answer(send, answer, without_body=scope["method"] == "HEAD")
 
 

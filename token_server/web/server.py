@@ -1,4 +1,4 @@
-"""Hosts both applications in one event loop: sockets, uvicorn, signals, the drain.
+"""Hosts both applications in one event loop: sockets, uvicorn, limits, signals, the drain.
 
 A stop (SIGTERM, SIGINT, or the end of the supervisor) turns readiness to 503, closes the public
 listener as web/draining.py does it, lets running requests finish within DRAIN_TIMEOUT and ends
@@ -9,6 +9,8 @@ headers are off.
 import asyncio
 import contextlib
 import errno
+import functools
+import resource
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
@@ -22,15 +24,19 @@ from token_server.config import Settings
 from token_server.config_values import split_address
 from token_server.errors import OperatorError
 from token_server.logs import get_logger
+from token_server.runtime import Runtime
 from token_server.services.health import Readiness
+from token_server.web.answers import security_headers
 from token_server.web.draining import Drain, stop_accepting
+from token_server.web.http1 import Http1
+from token_server.web.traffic import Limits, Traffic
 
 _log = get_logger(__name__)
 
 BACKLOG = 2048
-KEEP_ALIVE_S = 75  # longer than the usual 60 s of load balancers, so that they close first
-MAX_HEADER_BYTES = 64 * 1024
+MANAGEMENT_CONNECTIONS = 128
 MANAGEMENT_DRAIN_S = 2
+SPARE_DESCRIPTORS = 256  # databases, logs, keys, the management port, connections being refused
 GAUGE_INTERVAL_S = 2.0
 
 
@@ -71,6 +77,7 @@ class Hosting:
     readiness: Readiness
     listeners: Listeners
     drain: Drain
+    traffic: Traffic
 
 
 class StopSignal:
@@ -95,8 +102,25 @@ class StopSignal:
             self.asked.set()
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handling, which would end the process with status 143."""
+class Server(uvicorn.Server):
+    """uvicorn with our protocol, and without its signal handling, which would end the process
+    with status 143."""
+
+    def __init__(self, app: ASGIApp, traffic: Traffic, drain_timeout_s: float) -> None:
+        self.traffic = traffic
+        protocol: Any = functools.partial(Http1, traffic, app)  # called like a class, and no more
+        config = uvicorn.Config(
+            app,
+            http=protocol,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            interface="asgi3",
+            ws="none",
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=int(drain_timeout_s),
+        )
+        super().__init__(config)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -120,6 +144,7 @@ def open_listeners(settings: Settings) -> Listeners:
 
 def run_loop(main: Coroutine[Any, Any, int]) -> int:
     """Run a whole server process on uvloop where it is installed, else on asyncio's loop."""
+    _raise_descriptor_limit()
     try:
         from uvloop import new_event_loop
     except ImportError:
@@ -154,13 +179,21 @@ async def serve_app(hosting: Hosting, stop: StopSignal, *, on_listening: Callabl
     """
     listeners = hosting.listeners
     listeners.listen()
-    public = _server(hosting.public_app, hosting.drain.timeout_s)
-    management = _server(hosting.management_app, MANAGEMENT_DRAIN_S)
+    public = Server(hosting.public_app, hosting.traffic, hosting.drain.timeout_s)
+    few = Traffic(Limits(connections=MANAGEMENT_CONNECTIONS))
+    management = Server(hosting.management_app, few, MANAGEMENT_DRAIN_S)
     running = {
         asyncio.create_task(public.serve([listeners.public]), name="public"),
         asyncio.create_task(management.serve([listeners.management]), name="management"),
     }
-    gauges = asyncio.create_task(_update_gauges(hosting.readiness))
+    keeping = [
+        asyncio.create_task(work)
+        for work in (
+            _update_gauges(hosting.readiness),
+            public.traffic.keep_looking(),
+            management.traffic.keep_looking(),
+        )
+    ]
     try:
         while not (public.started and management.started):
             _raise_failure(running)
@@ -168,13 +201,14 @@ async def serve_app(hosting: Hosting, stop: StopSignal, *, on_listening: Callabl
         on_listening()
         await _wait_for_stop(stop, running)
         hosting.readiness.drain()
-        await _unless_forced(stop, stop_accepting(public, listeners.public, hosting.drain))
+        await _unless_forced(
+            stop, stop_accepting(public, public.traffic, listeners.public, hosting.drain)
+        )
         return await _end(stop, public, management, running)
     finally:
-        gauges.cancel()
-        for task in running:
+        for task in (*keeping, *running):
             task.cancel()
-        await asyncio.gather(gauges, *running, return_exceptions=True)
+        await asyncio.gather(*keeping, *running, return_exceptions=True)
 
 
 async def _wait_for_stop(stop: StopSignal, running: set[asyncio.Task[None]]) -> None:
@@ -202,8 +236,8 @@ async def _unless_forced(stop: StopSignal, work: Coroutine[Any, Any, None]) -> N
 
 async def _end(
     stop: StopSignal,
-    public: _Server,
-    management: _Server,
+    public: Server,
+    management: Server,
     running: set[asyncio.Task[None]],
 ) -> int:
     """The management port answers until the public one is done, so that a drain can be watched."""
@@ -234,22 +268,26 @@ async def _update_gauges(readiness: Readiness) -> None:
         await asyncio.sleep(GAUGE_INTERVAL_S)
 
 
-def _server(app: ASGIApp, drain_timeout_s: float) -> _Server:
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        interface="asgi3",
-        ws="none",
-        proxy_headers=False,
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(drain_timeout_s),
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+def traffic_of(runtime: Runtime) -> Traffic:
+    """The public listener's, within what this process may open."""
+    settings = runtime.settings
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limits = Limits(
+        connections=max(1, min(settings.max_connections, allowed - SPARE_DESCRIPTORS)),
+        connections_per_source=settings.max_connections_per_source,
     )
-    return _Server(config)
+    if limits.connections < settings.max_connections:
+        _log.warning(
+            "connections_limited_by_descriptors", connections=limits.connections, limit=allowed
+        )
+    return Traffic(limits, settings.trusted_proxies, runtime.metrics, security_headers(settings))
+
+
+def _raise_descriptor_limit() -> None:
+    """As high as it may go: the soft limit is that low for programs that use select()."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS says "unlimited" and means less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _listen(address: str, setting: str) -> socket.socket:
