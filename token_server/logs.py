@@ -3,18 +3,13 @@
 Events are named in the past tense and carry ids. Whatever a value holds, a line stays one line:
 control and direction characters are escaped. Names that only secrets have, and texts shaped
 like our tokens, are blanked as a last line of defence, not as a licence to log them. A log
-line that cannot be written is dropped: it must never fail a request. Lines up to "info" leave at
-the end of their turn of the event loop, all in one write: a process that is killed may lose those
-of its last turn. What must outlive that is a row in the audit trail.
+line that cannot be written is dropped: it must never fail a request.
 """
 
-import asyncio
-import atexit
 import json
 import logging
 import re
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, MutableMapping
@@ -60,7 +55,6 @@ SECRET_HINTS = (b"rt_", b"ts_", b"tsk_", b"eyJ", b"$argon2", b"://")
 UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
-_URGENT = frozenset({"warning", "error"})
 LEVEL_NUMBERS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 QUIET_LOGGERS = ("aiosqlite", "alembic", "asyncio", "sqlalchemy", "uvicorn")  # below warning
 
@@ -101,7 +95,7 @@ class Logger:
         if exc_info:
             values["exception"] = _format_exception(exc_info)
         head = {"at": _timestamp(), "level": level, "event": event, "module": self._module}
-        _write(_output.render({**head, **values}), is_urgent=level in _URGENT)
+        _write(_output.render({**head, **values}))
 
 
 def get_logger(name: str) -> Logger:
@@ -143,40 +137,19 @@ class _StandardHandler(logging.Handler):
             }
             if record.exc_info and record.exc_info[0] is not None:
                 event["exception"] = _format_exception(record.exc_info)
-            _write(self._render(event), is_urgent=True)
+            _write(self._render(event))
         except Exception:  # noqa: BLE001 - a broken record must not fail who logged it
-            _write(b'{"level":"error","event":"log_record_unusable"}', is_urgent=True)
+            _write(b'{"level":"error","event":"log_record_unusable"}')
 
 
-def flush() -> None:
-    """Write what waits for the end of its turn; at the latest the interpreter's end does."""
-    while True:
-        with _output.lock:  # helper threads log, too
-            lines, _output.lines = _output.lines, []
-        if not lines:
-            return
-        try:
-            stream = sys.stderr.buffer
-            stream.write(b"".join(lines))
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            # stderr is closed, full or missing: the request that logs is worth more than its line.
-            return
-
-
-def _write(line: bytes, *, is_urgent: bool) -> None:
-    """One system call for all that one turn of an event loop has to say, unless it is urgent."""
-    with _output.lock:
-        lines = _output.lines
-        lines.append(line + b"\n")
-        is_first = len(lines) == 1
-    if not is_urgent and is_first:
-        try:
-            asyncio.get_running_loop().call_soon(flush)
-        except RuntimeError:  # no loop here
-            is_urgent = True
-    if is_urgent:
-        flush()
+def _write(line: bytes) -> None:
+    try:
+        stream = sys.stderr.buffer
+        stream.write(line + b"\n")
+        stream.flush()
+    except (OSError, ValueError, AttributeError):
+        # stderr is closed, full or missing: the request that logs is worth more than its line.
+        return
 
 
 def _timestamp(at: float | None = None) -> str:
@@ -245,17 +218,13 @@ def _escape(text: str) -> str:
 
 
 class _Output:
-    """What `configure_logging` said last; before that, lines for a person to read. And the lines
-    of this turn."""
+    """What `configure_logging` said last; before that, lines for a person to read."""
 
-    __slots__ = ("level", "lines", "lock", "render")
+    __slots__ = ("level", "render")
 
     def __init__(self) -> None:
         self.level: int = logging.INFO
         self.render: Render = _render_console
-        self.lines: list[bytes] = []
-        self.lock = threading.Lock()
 
 
 _output = _Output()
-atexit.register(flush)

@@ -42,7 +42,6 @@ _HTTP_ERROR_CODES = {
     417: "expectation_failed",
     431: "header_fields_too_large",
     503: "temporarily_unavailable",
-    505: "http_version_not_supported",
 }
 # JSON is never framed, sniffed, scripted or told to others.
 _SECURITY_HEADERS = (

@@ -8,8 +8,7 @@ web/traffic.py. A refusal has the shape of its path. Whoever is slow is cut off 
 import asyncio
 from collections import deque
 from enum import Enum, auto
-from http import HTTPStatus
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
@@ -18,15 +17,12 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from token_server.logs import get_logger
-from token_server.web import answers
+from token_server.web.http1_head import HeadRefusedError, check_head, read_target, refusal
 from token_server.web.http1_request import Request
 from token_server.web.traffic import Traffic
 
 _log = get_logger(__name__)
 
-# Of two of these, one reader takes the first and another the last (RFC 9112 §3.2, §6.3).
-_ONCE = frozenset((b"host", b"content-length", b"transfer-encoding"))
-_VERSIONS = ("1.1", "1.0")
 _ASGI: Any = {"version": "3.0", "spec_version": "2.3"}
 _MOST_UNREAD_BYTES = 64 * 1024  # of a body that nobody takes: then no more of it is read
 _WRITE_BUFFER_BYTES = 64 * 1024
@@ -82,7 +78,6 @@ class Http1(asyncio.Protocol):
         self._head_bytes = 0
         self._is_in_head = True
         self._is_in_message = False
-        self._refusal = 0
         self._discarded_bytes = 0
 
     # --- asyncio's side ---------------------------------------------------------------------------
@@ -127,8 +122,9 @@ class Http1(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             # Not followed (RFC 9110 §7.8); what comes behind it is no HTTP: not read.
             self._stop_reading()
-        except httptools.HttpParserError:
-            self._refuse(self._refusal or 400)
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause.status if isinstance(cause, HeadRefusedError) else 400)
             return
         if self._is_in_head and self._head_bytes > self.traffic.limits.head_bytes:
             self._refuse(431)
@@ -160,7 +156,7 @@ class Http1(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         self._url += url
         if len(self._url) > self.traffic.limits.target_bytes:
-            self._fail(414)
+            raise HeadRefusedError(414)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._is_in_head:
@@ -170,7 +166,7 @@ class Http1(asyncio.Protocol):
             len(headers) >= self.traffic.limits.header_lines
             or len(value) > self.traffic.limits.head_bytes
         ):
-            self._fail(431)
+            raise HeadRefusedError(431)
         headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -180,8 +176,8 @@ class Http1(asyncio.Protocol):
         self._is_in_head = False
         self._head_bytes = 0
         version = parser.get_http_version()
-        path, query = self._target()
-        self._check_head(version)
+        path, query = read_target(self._url)
+        check_head(version, self._headers)
         method = parser.get_method().decode("ascii")
         is_upgrade = parser.should_upgrade()
         scope: HTTPScope = {  # type: ignore[typeddict-item]  # Litestar wants keys of its own
@@ -205,7 +201,7 @@ class Http1(asyncio.Protocol):
         if self._request is None:
             self._answer(request)
         elif len(self._waiting) >= self.traffic.limits.pipelined:
-            self._fail(400)
+            raise HeadRefusedError(400)
         else:
             self._waiting.append(request)
 
@@ -299,41 +295,6 @@ class Http1(asyncio.Protocol):
 
     # --- within -----------------------------------------------------------------------------------
 
-    def _target(self) -> tuple[str, bytes]:
-        """Path as sent, and query. Absolute forms are taken, too (RFC 9112 §3.2.2)."""
-        url = self._url
-        if url[:1] != b"/":
-            try:
-                parsed = httptools.parse_url(url)
-            except httptools.HttpParserInvalidURLError:
-                self._fail(400)
-            url = (parsed.path or b"/") + (b"?" + parsed.query if parsed.query else b"")
-        path, _, query = url.partition(b"?")
-        if not path.isascii():
-            self._fail(400)
-        return path.decode("ascii"), query
-
-    def _check_head(self, version: str) -> None:
-        if version not in _VERSIONS:
-            self._fail(505)
-        seen: set[bytes] = set()
-        for name, value in self._headers:
-            if name in _ONCE:
-                if name in seen:
-                    self._fail(400)
-                seen.add(name)
-            elif name == b"expect" and value.lower() != b"100-continue":
-                self._fail(417)
-        if b"host" not in seen and version == "1.1":
-            self._fail(400)
-        if b"transfer-encoding" in seen and b"content-length" in seen:
-            self._fail(400)
-
-    def _fail(self, status: int) -> NoReturn:
-        """Raised through the parser, which then is done."""
-        self._refusal = status
-        raise ValueError(status)
-
     def _answer(self, request: Request) -> None:
         self._request = request
         if request.is_complete:
@@ -358,7 +319,7 @@ class Http1(asyncio.Protocol):
     def _refuse(self, status: int) -> None:
         """Say no, if nobody is being answered, and read nothing more."""
         request = self._request
-        if status in (400, 431, 414, 505, 417):
+        if status in (400, 414, 417, 431):
             self.traffic.note("malformed")
         self._parser = None
         if request is not None and (request.is_complete or request.has_begun):
@@ -368,7 +329,7 @@ class Http1(asyncio.Protocol):
             return
         if request is not None:
             request.leave()
-        self.write(_refusal(status, self._url, self.traffic))
+        self.write(refusal(status, self._url, self.traffic))
         self._close(is_read=False)
 
     def _stop_reading(self) -> None:
@@ -401,20 +362,6 @@ class Http1(asyncio.Protocol):
     def _abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
-
-
-def _refusal(status: int, url: bytes, traffic: Traffic) -> bytes:
-    path = url.partition(b"?")[0][:256].decode("latin-1")
-    answer = answers.http_error_answer(path, status)
-    lines = [
-        b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode("ascii")),
-        traffic.date_line,
-        *(b"%b: %b\r\n" % pair for pair in (*answer.headers, *traffic.refusal_headers)),
-        b"retry-after: 1\r\n" if status == HTTPStatus.SERVICE_UNAVAILABLE else b"",
-        b"content-length: %d\r\nconnection: close\r\n\r\n" % len(answer.body),
-        answer.body,
-    ]
-    return b"".join(lines)
 
 
 def _address(found: Any) -> tuple[str, int] | None:
