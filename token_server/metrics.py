@@ -71,6 +71,7 @@ CONNECTION_REFUSALS = (
     "malformed",
 )
 HASH_REFUSALS = ("queue_full", "share_taken", "client_gone", "shutting_down")
+LAG_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 HASH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -214,6 +215,18 @@ class Metrics:
         self._hash_refusals = _Children[Counter](
             refusals.labels, ((name,) for name in HASH_REFUSALS)
         )
+        self._loop_lag = Histogram(
+            "token_server_event_loop_lag_seconds",
+            "How late a timer of the event loop came, ten times a second.",
+            registry=self._registry,
+            buckets=LAG_SECONDS,
+        )
+        self._clock_behind = Gauge(
+            "token_server_clock_behind_seconds",
+            "How far the wall clock stands before where it has been.",
+            registry=self._registry,
+            multiprocess_mode="livemax",
+        )
         self._audit_dropped = Counter(
             "token_server_audit_events_dropped",
             "Audit events that could not be stored; the log has them.",
@@ -311,6 +324,12 @@ class Metrics:
     def hash_refused(self, reason: str) -> None:
         """One hash that was not made; `reason` is one of HASH_REFUSALS."""
         self._hash_refusals.get(reason).inc()
+
+    def loop_lag(self, seconds: float) -> None:
+        self._loop_lag.observe(seconds)
+
+    def clock_behind(self, seconds: float) -> None:
+        self._clock_behind.set(seconds)
 
     def signing_keys(self, counts: Mapping[KeyState, int]) -> None:
         """How many keys are in each state; a state that is not named has none."""

@@ -65,6 +65,10 @@ class Clock(Protocol):
         """True while the wall clock stands clearly before where it has been: issuing stops."""
         ...
 
+    def behind_s(self) -> float:
+        """How far the wall clock stands before where it has been; 0 when it does not."""
+        ...
+
 
 class SystemClock:
     """The machine's clock, with a guard against steps back.
@@ -90,6 +94,10 @@ class SystemClock:
     def is_stepped_back(self) -> bool:
         wall, expected = self._read()
         return wall < expected - self._tolerance_s
+
+    def behind_s(self) -> float:
+        wall, expected = self._read()
+        return expected - wall
 
     def _read(self) -> tuple[float, float]:
         wall = time.time()  # noqa: TID251 - the one place that may

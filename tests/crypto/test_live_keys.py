@@ -153,6 +153,24 @@ async def test_clock_that_is_set_back_does_not_make_keys_younger(one: Process) -
     assert one.keys.age_s == MAX_AGE_S + 1
 
 
+async def test_keys_of_a_clock_ahead_sign_at_once_within_the_skew(
+    one: Process, keys_dir: Path
+) -> None:
+    """Between a first start, or a compromise, and its instant on a clock that is behind there is
+    no other key: CLOCK_SKEW must not be an outage. A clock further behind signs nothing."""
+    await publish(one)
+    behind, lost = KeyClock(at=one.clock.now() - 10), KeyClock(at=one.clock.now() - 11)
+    two, three = await start_process(keys_dir, behind), await start_process(keys_dir, lost)
+    bad = await one.sign()
+    assert await two.sign() == bad
+    with pytest.raises(UnavailableError, match="no_signing_key"):
+        await three.sign()
+    await one.keys.change(lambda now: compromise_key(now, bad), force=True)
+    await two.keys.refresh()
+    assert await two.sign() == await one.sign() != bad
+    assert two.keys.situation().signing_within_skew == one.keys.situation().signing
+
+
 async def test_change_from_elsewhere_is_seen_at_the_next_look(one: Process, two: Process) -> None:
     """A compromise by command is on every instance within half a second."""
     await one.keys.look()

@@ -23,13 +23,15 @@ _NOT_OURS = {"TMPDIR"}
 
 
 def texts() -> set[str]:
-    """Every text constant of the package."""
-    return {
-        node.value
-        for path in (ROOT / "token_server").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
+    """Every text constant of the package, and every keyword, such as the values of events."""
+    found = set()
+    for path in (ROOT / "token_server").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+            elif isinstance(node, ast.keyword) and node.arg is not None:
+                found.add(node.arg)
+    return found
 
 
 def series() -> set[str]:

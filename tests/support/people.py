@@ -30,6 +30,9 @@ class StandingClock:
     def is_stepped_back(self) -> bool:
         return False
 
+    def behind_s(self) -> float:
+        return 0.0
+
 
 @contextlib.asynccontextmanager
 async def open_people(

@@ -49,6 +49,9 @@ class ManualClock:
     def is_stepped_back(self) -> bool:
         return self.stepped_back
 
+    def behind_s(self) -> float:
+        return 3600.0 if self.stepped_back else 0.0
+
     def advance(self, seconds: int) -> None:
         self.at += seconds
         self.advanced_s += seconds

@@ -31,6 +31,11 @@ class Situation:
         return signing_key(self.keys, self.now)
 
     @property
+    def signing_within_skew(self) -> SigningKey | None:
+        """`signing`; when there is none, the key that signs at once by a clock ahead of ours."""
+        return self.signing or signing_key(self.keys, self.now + self.policy.clock_skew_s)
+
+    @property
     def waiting(self) -> tuple[SigningKey, ...]:
         """The usable next keys: dated ones first, then those that were served longest."""
         found = [

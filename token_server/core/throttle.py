@@ -9,9 +9,10 @@ step of each or of none.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# No clock of ours is ahead by more: a later state was made before a clock was set back, and would
-# keep its owner out for as long.
-_MAX_CLOCK_STEP_S = 3600.0
+# Clocks of one installation may differ by so much (CLOCK_SKEW allows no more). A state beyond it is
+# another clock's: one of before a step back, or of an instance that is far ahead. To wait for it
+# would keep whole networks out for as long as the step.
+_MAX_CLOCK_DIFFERENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,12 @@ class Bucket:
     name: str
     budget: Budget
 
+    @property
+    def name_beside(self) -> str:
+        """Where is counted while `name` has a state of a clock far ahead. That one stays for the
+        other clock: two that differ have one budget each, and cannot refill each other's."""
+        return f"{self.name}~"
+
 
 @dataclass(frozen=True, slots=True)
 class Take:
@@ -93,10 +100,10 @@ def decide_take(states: Mapping[str, float], take: Take) -> Done | Refused:
     refused: Refused | None = None
     taken: dict[str, float] = {}
     for bucket in take.buckets:
-        full_at = _believable(states.get(bucket.name), take.now, bucket.budget)
+        name, full_at = _find_state(states, bucket, take.now)
         match decide_use(full_at, take.now, bucket.budget):
             case Allowed(next_full_at):
-                taken[bucket.name] = next_full_at
+                taken[name] = next_full_at
             case Throttled(wait_s):
                 if refused is None or wait_s > refused.retry_after_s:
                     refused = Refused(bucket, wait_s)
@@ -104,19 +111,28 @@ def decide_take(states: Mapping[str, float], take: Take) -> Done | Refused:
 
 
 def give_back(states: Mapping[str, float], step: GiveBack) -> Done:
-    """A bucket without a state is full already and gets none."""
+    """A bucket without a state is full already and gets none. One that becomes full is stored as
+    0 and not as now, so that a clock that is set back later finds it full as well."""
     changed: dict[str, float] = {}
     for bucket in step.returned:
-        full_at = _believable(states.get(bucket.name), step.now, bucket.budget)
+        name, full_at = _find_state(states, bucket, step.now)
         if full_at is not None:
-            changed[bucket.name] = max(step.now, full_at - bucket.budget.interval_s)
+            left_at = full_at - bucket.budget.interval_s
+            changed[name] = left_at if left_at > step.now else 0.0
     for bucket in step.forgiven:
-        if bucket.name in states:
-            changed[bucket.name] = step.now
+        name, full_at = _find_state(states, bucket, step.now)
+        if full_at is not None:
+            changed[name] = 0.0
     return Done(changed)
 
 
-def _believable(full_at: float | None, now: float, budget: Budget) -> float | None:
-    """The stored state; None (a full budget) for one that no clock of ours can have made."""
-    latest = now + budget.burst * budget.interval_s + _MAX_CLOCK_STEP_S
-    return None if full_at is None or full_at > latest else full_at
+def _find_state(
+    states: Mapping[str, float], bucket: Bucket, now: float
+) -> tuple[str, float | None]:
+    """Where this bucket is counted at `now`, and its state there; None for a full budget."""
+    latest = now + bucket.budget.burst * bucket.budget.interval_s + _MAX_CLOCK_DIFFERENCE_S
+    for name in (bucket.name, bucket.name_beside):
+        full_at = states.get(name)
+        if full_at is None or full_at <= latest:
+            return name, full_at
+    return bucket.name_beside, None  # a third clock

@@ -79,6 +79,10 @@ class Keyring:
             raise UnavailableError("no_signing_key", retry_after_s=5)
         return signer
 
+    def signs_at(self, now: int) -> bool:
+        """Whether `signer` has an answer."""
+        return self._phase(now).signer is not None
+
     def covered_until(self, kid: str) -> int:
         """The largest `exp` that the store knows of for tokens signed by this key (I4)."""
         return self._covered[kid]

@@ -182,6 +182,10 @@ class LiveKeys:
         instant = now
         for _ in range(_ATTEMPTS):
             keyring = self._keyring
+            if not keyring.signs_at(instant):
+                # The only key that signs begins at an instant of another clock, which may be ahead
+                # of ours: an instance that made the first key, or replaced a compromised one.
+                instant += self._own_policy.clock_skew_s
             kid = keyring.signer(instant).kid
             if expires_at <= keyring.covered_until(kid):
                 furthest = self._furthest_exp

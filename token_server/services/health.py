@@ -1,4 +1,4 @@
-"""Whether this process can do its work now: database, schema, signing keys, hashing, clock.
+"""Whether this process can do its work now: database, schema, signing keys, hashing, clocks.
 
 Liveness never asks here: a database that is away must not make an orchestrator restart every
 instance. Answers are at most a second old and made once for all who ask, so that a flood of
@@ -11,6 +11,7 @@ from token_server.errors import UnavailableError
 from token_server.logs import get_logger
 from token_server.runtime import Runtime
 from token_server.services.checks import Check, Level, passed
+from token_server.services.clock_watch import ClockWatch, database_clock
 from token_server.services.key_health import key_checks, update_key_gauges
 from token_server.storage.migrations import schema_status
 
@@ -29,6 +30,7 @@ class Readiness:
         self._checks: tuple[Check, ...] = ()
         self._checked_at = float("-inf")
         self._task: asyncio.Task[tuple[Check, ...]] | None = None
+        self._clock_watch = ClockWatch(runtime)
 
     @property
     def is_draining(self) -> bool:
@@ -52,6 +54,11 @@ class Readiness:
         runtime = self._runtime
         runtime.metrics.hash_queue(runtime.hasher.queue_depth)
         update_key_gauges(runtime)
+        self._clock_watch.look()
+
+    def note_loop_lag(self, seconds: float) -> None:
+        """How late a timer of the event loop came."""
+        self._runtime.metrics.loop_lag(max(0.0, seconds))
 
     def _keep(self, checks: tuple[Check, ...]) -> None:
         state, before = _not_ok(checks), _not_ok(self._checks)
@@ -79,6 +86,7 @@ class Readiness:
 async def _database(runtime: Runtime) -> tuple[Check, ...]:
     try:
         status = await schema_status(runtime.store)
+        clock = await database_clock(runtime)
     except UnavailableError as error:
         return (passed("database", is_ok=False, detail=error.reason),)
     except Exception as error:  # noqa: BLE001 - an unforeseen failure is "not ready", not a crash
@@ -91,6 +99,7 @@ async def _database(runtime: Runtime) -> tuple[Check, ...]:
         passed(
             "schema", f"{status.current or 'none'}, this release has {status.head}", is_ok=is_usable
         ),
+        *clock,
     )
 
 

@@ -43,7 +43,7 @@ def update_key_gauges(runtime: Runtime) -> None:
 
 
 def _signing_key(situation: Situation) -> Check:
-    signing, name = situation.signing, "signing_key"
+    signing, name = situation.signing_within_skew, "signing_key"
     if signing is None:
         return Check(name, Level.FAIL, _why_none_signs(situation))
     if signing.kid not in situation.usable:

@@ -33,6 +33,13 @@ async def granted_connections(conn: AsyncConnection) -> int:
     return int(granted.scalar_one())
 
 
+async def read_clock(conn: AsyncConnection) -> float | None:
+    """The database server's clock; None where it is this machine's (SQLite)."""
+    if conn.dialect.name != "postgresql":
+        return None
+    return float((await conn.execute(text("SELECT extract(epoch FROM now())"))).scalar_one())
+
+
 async def describe_database(conn: AsyncConnection, *, check: bool = False) -> DatabaseFacts:
     """`check` looks through a SQLite file for damage, which takes a while for a large one."""
     if conn.dialect.name == "postgresql":

@@ -108,7 +108,7 @@ def _decide(states: Mapping[str, float], step: Step) -> Decision:
 
 def _names(step: Step) -> list[str]:
     buckets = step.buckets if isinstance(step, Take) else (*step.returned, *step.forgiven)
-    return [bucket.name for bucket in buckets]
+    return [name for bucket in buckets for name in (bucket.name, bucket.name_beside)]
 
 
 async def _hold_groups(conn: AsyncConnection, groups: set[str]) -> None:

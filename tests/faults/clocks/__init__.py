@@ -1,0 +1,1 @@
+"""Real server processes whose clocks can be set from outside."""
