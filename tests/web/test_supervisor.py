@@ -1,11 +1,14 @@
 """The supervisor with small stand-ins for workers: what it does when they fail."""
 
 import asyncio
+import json
 import os
+import signal
 import socket
 import sys
 import tempfile
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -97,6 +100,51 @@ async def test_a_silent_worker_is_killed_and_replaced(
     await watcher
 
     assert len(_text_of(starts)) >= 2
+
+
+SPINNING = """
+import asyncio, os
+from token_server.web.server import StopSignal
+from token_server.web.supervisor import inherited_sockets, linked_to_supervisor
+
+def spin():
+    while True:
+        pass
+
+async def main():
+    link = inherited_sockets(os.environ).link
+    async with linked_to_supervisor(link, StopSignal()) as say_ready:
+        say_ready()
+        await asyncio.sleep(0)
+        spin()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_hung_worker_says_where_it_hung(
+    listeners: Listeners, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Code that never gives the loop back is found in the log of the worker's death (case 266)."""
+    monkeypatch.setattr(supervisor, "SILENCE_LIMIT_S", 0.5)
+    monkeypatch.setattr(supervisor, "ABORT_MARGIN_S", 30.0)
+    stop, died = StopSignal(), dict[str, object]()
+
+    async def stop_when_dead() -> None:
+        while not died:
+            await asyncio.sleep(0.05)
+            for line in capfd.readouterr().err.splitlines():
+                record = json.loads(line)
+                if record["event"] == "worker_died":
+                    died.update(record)
+        stop.ask("test")
+
+    watcher = asyncio.create_task(stop_when_dead())
+    await supervise(crew(SPINNING), listeners, stop, on_listening=lambda: None)
+    await watcher
+
+    assert died["status"] == -signal.SIGABRT
+    assert any("in spin" in line for line in cast("list[str]", died["stacks"]))
 
 
 async def test_a_worker_that_ignores_the_stop_is_killed(

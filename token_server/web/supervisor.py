@@ -3,11 +3,14 @@
 Workers are new interpreters (this command again), never forks of a process with threads. Each
 holds one end of a socket pair: it reports over it that it listens and that its loop still turns,
 and drains when the other end is gone, so that no worker outlives the supervisor. A worker that
-dies is replaced with growing pauses; one that falls silent is killed first.
+dies is replaced with growing pauses; one that falls silent is killed first. What its threads were
+at when it was killed or crashed is logged: names of functions and lines, no values.
 """
 
 import asyncio
 import contextlib
+import faulthandler
+import os
 import shutil
 import signal
 import socket
@@ -37,6 +40,8 @@ START_LIMIT_S = 60.0
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 KILL_MARGIN_S = 10.0
+ABORT_MARGIN_S = 2.0
+_STACK_LINES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,14 @@ class Crew:
     environ: Mapping[str, str]
     drain_timeout_s: int
     drain_delay_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A worker that is gone: its exit status, and its stacks if it crashed or was aborted."""
+
+    status: int
+    stacks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +105,10 @@ async def linked_to_supervisor(
         stop.drain("supervisor_ended")
 
     tasks = [asyncio.create_task(report()), asyncio.create_task(watch())]
+    directory = os.environ.get(MULTIPROCESS_VARIABLE)
+    if directory is not None:
+        # In C, without the interpreter: also while a thread holds it in an endless loop.
+        faulthandler.enable(_stacks_of(Path(directory), os.getpid()).open("w"))
     try:
         yield lambda: say(READY)
     finally:
@@ -147,6 +164,7 @@ class _Supervisor:
         finally:
             all_ready.cancel()
             self._stop.asked.set()
+            await asyncio.gather(all_ready, return_exceptions=True)
             results = await asyncio.gather(*keepers, return_exceptions=True)
             await closer
         for result in results:
@@ -170,21 +188,24 @@ class _Supervisor:
         pause_s = FIRST_PAUSE_S
         while not self._stop.asked.is_set():
             started = loop.time()
-            code = await self._run_worker(index)
+            ended = await self._run_worker(index)
             if self._stop.asked.is_set():
-                self._codes.append(code)
+                self._codes.append(ended.status)
                 return
             if not self._ready[index].is_set():
                 raise OperatorError("A worker could not start: its reason is above.")
             if loop.time() - started > 2 * LONGEST_PAUSE_S:
                 pause_s = FIRST_PAUSE_S
-            _log.error("worker_died", worker=index, status=code, restart_in_s=pause_s)
+            stacks = {"stacks": ended.stacks} if ended.stacks else {}
+            _log.error(
+                "worker_died", worker=index, status=ended.status, restart_in_s=pause_s, **stacks
+            )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.asked.wait(), pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _run_worker(self, index: int) -> int:
-        """One worker from its start to its end; its exit status."""
+    async def _run_worker(self, index: int) -> _Ended:
+        """One worker from its start to its end."""
         ours, theirs = socket.socketpair()
         with ours:
             ours.setblocking(False)
@@ -194,7 +215,8 @@ class _Supervisor:
             watcher = asyncio.create_task(self._watch(index, process, ours))
             stopper = asyncio.create_task(self._stop_worker(process))
             try:
-                return await process.wait()
+                status = await process.wait()
+                return _Ended(status, _read_stacks(self._metrics_dir, process.pid))
             finally:
                 watcher.cancel()
                 stopper.cancel()
@@ -228,6 +250,8 @@ class _Supervisor:
                 words = await asyncio.wait_for(loop.sock_recv(link, 256), limit_s)
             except TimeoutError:
                 _log.error("worker_silent", worker=index, pid=process.pid, for_s=limit_s)
+                _send(process, signal.SIGABRT)  # which makes it say what it is at
+                await asyncio.sleep(ABORT_MARGIN_S)
                 _send(process, signal.SIGKILL)
                 return
             except OSError:
@@ -248,6 +272,19 @@ class _Supervisor:
             await asyncio.sleep(KILL_MARGIN_S / 5)
         _log.error("worker_killed", pid=process.pid)
         _send(process, signal.SIGKILL)
+
+
+def _stacks_of(directory: Path, pid: int) -> Path:
+    return directory / f"stacks-{pid}"
+
+
+def _read_stacks(directory: Path, pid: int) -> tuple[str, ...]:
+    path = _stacks_of(directory, pid)
+    with contextlib.suppress(OSError):
+        text = path.read_text("utf-8", "replace")
+        path.unlink()
+        return tuple(line.strip() for line in text.splitlines()[:_STACK_LINES])
+    return ()
 
 
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
