@@ -22,6 +22,7 @@ import uvloop
 
 from scripts import _bench_proc as proc
 from scripts._bench_load import Connection, Tally
+from scripts._bench_loop import loop_text, loop_watch
 from scripts._bench_targets import (
     PLANS,
     Cores,
@@ -67,7 +68,7 @@ async def _run(target: Target, options: argparse.Namespace) -> dict[str, Any]:
     await world.stock_up(int(_ROOM * options.requests * MIX["revoke"] / sum(MIX.values())) + 64)
     await world.look(target.address)
     tally, record, counts = Tally(), Record(), Counter[str]()
-    begun = time.perf_counter()
+    begun, begun_at = time.perf_counter(), time.time()
     async with _attended(target, world, tally, record, options.requests):
         await asyncio.gather(
             *(
@@ -90,6 +91,7 @@ async def _run(target: Target, options: argparse.Namespace) -> dict[str, Any]:
         "keys_seen": len(record.kids),
         "pruned": record.pruned,
         "load_average": os.getloadavg(),
+        "span": (begun_at, begun_at + seconds),
         "memory": record.memory,
     }
 
@@ -182,6 +184,7 @@ def _text(figures: dict[str, Any]) -> str:
         f"{len(figures['pruned'])} prunes of {sum(figures['pruned']):,} sessions",
         ", ".join(f"{count:,} {name}" for name, count in figures["counts"].items()),
         *(failures or ["no failure"]),
+        *(loop_text(figures["loop"], *figures["span"]) if "loop" in figures else ()),
     ]
     return "\n".join(f"- {line}" for line in lines)
 
@@ -192,6 +195,9 @@ def main() -> int:
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--target", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--json", type=Path, metavar="FILE", help="figures and memory over time")
+    parser.add_argument(
+        "--watch-loop", action="store_true", help="say how late the event loop was, and where"
+    )
     options = parser.parse_args()
     configure_logging("console", "warning")
     cores = Cores.of_this_machine()
@@ -202,8 +208,12 @@ def main() -> int:
         if plan.kind == "postgresql":
             databases = stack.enter_context(durable_postgres())
         installation = stack.enter_context(new_installation(plan.kind, databases, **SETTINGS))
-        target = stack.enter_context(running_target(plan, installation, cores))
-        figures = uvloop.run(_run(target, options))
+        watch = loop_watch(installation.directory) if options.watch_loop else None
+        wrapper = () if watch is None else watch.wrapper
+        with running_target(plan, installation, cores, wrapper) as target:
+            figures = uvloop.run(_run(target, options))
+        if watch is not None:
+            figures["loop"] = watch.read()
     print(("\n" if sys.stderr.isatty() else "") + _text(figures))
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -195,10 +195,14 @@ def new_installation(
 
 
 @contextlib.contextmanager
-def running_target(plan: Plan, installation: Installation, cores: Cores) -> Iterator[Target]:
+def running_target(
+    plan: Plan, installation: Installation, cores: Cores, wrapper: Sequence[str] = ()
+) -> Iterator[Target]:
+    """`wrapper` as in tests/support/process.py."""
     cpus = cores.two if plan.is_wide else cores.one
     begun = time.perf_counter()
-    server = start_server(installation, cpus=cpus, overrides={"WORKERS": str(plan.workers)})
+    overrides = {"WORKERS": str(plan.workers)}
+    server = start_server(installation, cpus=cpus, overrides=overrides, wrapper=wrapper)
     took_s = time.perf_counter() - begun
     try:
         database_pid = None
