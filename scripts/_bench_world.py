@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from scripts._bench_load import Address, Chain, LoadError
 from tests.support.load import Reply, get_request, json_request, open_connections, token_request
 from tests.support.process import PUBLIC_ISSUER, Installation
+from tests.support.records import log_in
 from token_server.core.client_policy import ACCOUNT_CLIENT_ID, TOKEN_EXCHANGE
 from token_server.core.refresh import TokenText, encode_refresh_token
 from token_server.core.status_list import PATH as STATUS_PATH
@@ -20,7 +21,7 @@ from token_server.runtime import Runtime, open_runtime
 from token_server.services.clients import NewClient, add_client
 from token_server.services.metadata import JWKS_PATH
 from token_server.services.users import NewUser, add_user
-from token_server.storage.families import NewFamily, insert_family
+from token_server.storage.families import NewFamily
 
 PASSWORD = "correct horse battery staple"
 SERVICE, APP, GATEWAY = "bench-service", "bench-app", "bench-gateway"
@@ -114,7 +115,7 @@ class World:
                 for _ in range(size):
                     user_id = self.user_ids[len(tokens) % len(self.user_ids)]
                     new = _new_family(runtime, client_id, user_id, age_s)
-                    if await insert_family(connection, new) is None:
+                    if await log_in(connection, new) is None:
                         raise LoadError(f"no session for {client_id}")
                     tokens.append(_refresh_token(runtime, new))
         return tokens

@@ -34,6 +34,8 @@ from token_server.storage.background import AuditTrail, BackgroundWriter
 from token_server.storage.batch import Batcher, RotationEntry
 from token_server.storage.client_cache import ClientCache
 from token_server.storage.engine import Store, open_store
+from token_server.storage.logins import NewLogin, login_batcher
+from token_server.storage.revocations import Revocation, revocation_batcher
 from token_server.storage.rotation import rotation_batcher
 from token_server.storage.signing_keys import sealed_store
 from token_server.storage.status_cache import StatusCache, ensure_status_key
@@ -134,6 +136,8 @@ class Runtime:
     clients: ClientCache
     replays: ReplayLedger
     status: StatusCache
+    logins: Batcher[NewLogin, Family | None]
+    revocations: Batcher[Revocation, bool]
     guesses: Batcher[Step, Decision]
     refused_guesses: RefusedGuesses
     failed_guesses: FailedGuesses
@@ -236,6 +240,10 @@ async def open_runtime(
         stack.push_async_callback(background.close)
         rotations = rotation_batcher(store)
         stack.push_async_callback(rotations.close)
+        logins = login_batcher(store)
+        stack.push_async_callback(logins.close)
+        revocations = revocation_batcher(store)
+        stack.push_async_callback(revocations.close)
         guesses = step_batcher(store)
         stack.push_async_callback(guesses.close)
         status = StatusCache(store, status_key, clock.monotonic)
@@ -248,6 +256,8 @@ async def open_runtime(
             keys=LiveKeys(opened, surroundings),
             hasher=hasher,
             rotations=rotations,
+            logins=logins,
+            revocations=revocations,
             clients=ClientCache(store, clock.monotonic),
             replays=ReplayLedger(),
             status=status,

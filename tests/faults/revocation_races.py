@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import insert
+
 from tests.faults.account_races import RaceReport
 from tests.support.load import Address, Connection, Reply, form_request, get_request
 from tests.support.process import Installation
@@ -25,7 +27,8 @@ from token_server.runtime import Runtime
 from token_server.services.clients import NewClient, add_client
 from token_server.services.maintenance import prune_database
 from token_server.services.users import NewUser, add_user, set_password
-from token_server.storage.families import NewFamily, find_session, insert_family
+from token_server.storage.families import find_session
+from token_server.storage.schema import families
 
 AUDIENCE = "https://orders.example"
 CLIENT, SERVICE = "racer", "racing-service"
@@ -204,26 +207,25 @@ async def revoke_against_purge(lane: Lane) -> None:
 async def _long_ended_session(lane: Lane) -> str:
     """Something to purge; its id."""
     ended_at = lane.runtime.clock.now() - 30 * 86400
-    new = NewFamily(
+    sid = "ses_" + secrets.token_urlsafe(16)
+    ended = insert(families).values(
         family_id=secrets.token_bytes(16),
-        sid="ses_" + secrets.token_urlsafe(16),
+        sid=sid,
         client_id=CLIENT,
         user_id="usr_long_gone",
-        scope=(),
-        audience=(AUDIENCE,),
+        scope="",
+        audience=AUDIENCE,
+        generation=0,
+        shadow_count=0,
         mac_version=1,
         auth_time=ended_at - 60,
         created_at=ended_at - 60,
         idle_expires_at=ended_at,
         absolute_expires_at=ended_at,
-        label=None,
-        ip_address=None,
-        user_agent=None,
     )
     async with lane.runtime.store.write() as connection:
-        if await insert_family(connection, new) is None:
-            raise AssertionError("the racing client is not enabled")
-    return new.sid
+        await connection.execute(ended)
+    return sid
 
 
 Round = Callable[[Lane], Awaitable[None]]

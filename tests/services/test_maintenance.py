@@ -17,6 +17,7 @@ from tests.support.people import (
 )
 from token_server.core.batch_pace import BatchPace
 from token_server.core.guess_budget import NETWORK_BUDGETS, PASSWORD_BUDGETS
+from token_server.records import AuditEvent, AuditEventType
 from token_server.runtime import Runtime
 from token_server.services import maintenance
 from token_server.services.clients import NewClient, add_client
@@ -31,6 +32,7 @@ from token_server.services.maintenance import (
 from token_server.services.users import NewUser, add_user
 from token_server.storage import status
 from token_server.storage.machine_numbers import USE_FOR_S
+from token_server.storage.revocations import DeniedToken
 
 SESSION_S = 7200  # of start_family
 
@@ -113,7 +115,8 @@ async def test_prune_forgets_machine_tokens_that_have_expired(
     async with runtime.store.write() as connection:
         await status.revoke_machine_token(connection, number, clock.at)
         await status.revoke_machine_token(connection, newer, clock.at)
-        await status.deny_token(connection, "jti", clock.at + 86400)
+    event = AuditEvent(AuditEventType.TOKEN_REVOKED, at=clock.at, actor="operator")
+    await runtime.revocations.submit(DeniedToken("jti", clock.at + 86400, event))
 
     clock.at += 86400  # the last token of the first block has just expired
     early = await prune_database(runtime, None)

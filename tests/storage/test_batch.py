@@ -8,10 +8,10 @@ import pytest
 
 from tests.storage.test_families import Login, start_login, stored
 from tests.support.databases import TEST_EPOCH as NOW
-from tests.support.records import new_family
+from tests.support.records import log_in, new_family
 from token_server.errors import UnavailableError
 from token_server.records import Family
-from token_server.storage import families, meta
+from token_server.storage import meta
 from token_server.storage.batch import Batcher, RotationEntry, Work
 from token_server.storage.engine import Store, open_store
 from token_server.storage.errors import CONFLICT, unavailable
@@ -82,7 +82,7 @@ async def test_two_processes_have_one_winner_between_them(
     logins: list[Login] = []
     async with store.write() as conn:
         for _ in range(10):
-            family = await families.insert_family(conn, new_family(first.client, first.user))
+            family = await log_in(conn, new_family(first.client, first.user))
             assert family is not None
             logins.append(dataclasses.replace(first, family=family))
     second_store = await open_store(database_url, now=lambda: NOW)

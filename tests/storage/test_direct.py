@@ -15,11 +15,17 @@ from token_server.storage.direct import DirectReader, DirectWriter
 from token_server.storage.engine import Store
 from token_server.storage.errors import StorageFailedError
 from token_server.storage.rotation import rotate_families
+from token_server.storage.steps import Row, Steps
 
 SETS_LABEL = {
     "sqlite": "UPDATE families SET label = ? RETURNING label",
     "postgresql": "UPDATE families SET label = $1 RETURNING label",
 }
+
+
+def step(statement: str) -> Steps[list[Row]]:
+    rows = yield statement, ()
+    return rows
 
 
 async def test_rows_come_back_and_the_change_stays(store: Store) -> None:
@@ -62,8 +68,8 @@ async def test_cancelled_caller_keeps_the_turn_until_the_thread_is_done(tmp_path
         return 1
 
     writer = DirectWriter(connecting_to(tmp_path, hold))
-    await writer.run("CREATE TABLE t (n)", ())
-    task = asyncio.create_task(writer.run("INSERT INTO t VALUES (hold())", ()))
+    await writer.run(step("CREATE TABLE t (n)"))
+    task = asyncio.create_task(writer.run(step("INSERT INTO t VALUES (hold())")))
     await asyncio.to_thread(begun.wait, 10)
     task.cancel()
     done, _ = await asyncio.wait([task], timeout=0.05)
@@ -72,7 +78,7 @@ async def test_cancelled_caller_keeps_the_turn_until_the_thread_is_done(tmp_path
     with pytest.raises(asyncio.CancelledError):
         await task
 
-    assert await writer.run("UPDATE t SET n = 2 RETURNING n", ()) == [(2,)]
+    assert await writer.run(step("UPDATE t SET n = 2 RETURNING n")) == [(2,)]
     await writer.close()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.support.databases import TEST_EPOCH as NOW
-from tests.support.records import new_client, new_family, new_user
+from tests.support.records import log_in, new_client, new_family, new_user
 from token_server.records import Client, Family, User
 from token_server.storage import clients, families, users
 from token_server.storage.batch import RotationEntry
@@ -34,7 +34,7 @@ async def start_login(store: Store, **changes: object) -> Login:
     async with store.write() as conn:
         await clients.insert_client(conn, client)
         await users.insert_user(conn, user)
-        family = await families.insert_family(conn, new_family(client, user, **changes))
+        family = await log_in(conn, new_family(client, user, **changes))
     assert family is not None
     return Login(client, user, family)
 
@@ -56,7 +56,8 @@ async def test_new_family_is_read_back_as_inserted(store: Store, database_url: s
     )
     async with store.write() as conn:
         await clients.insert_client(conn, client)
-        inserted = await families.insert_family(conn, new)
+        await users.insert_user(conn, user)
+        inserted = await log_in(conn, new)
     assert inserted is not None
     for field in dataclasses.fields(new):
         assert getattr(inserted, field.name) == getattr(new, field.name), field.name
@@ -144,11 +145,11 @@ async def test_family_needs_an_enabled_client(store: Store) -> None:
     login = await start_login(store)
     async with store.write() as conn:
         await clients.set_client_enabled(conn, login.client.client_id, False, NOW)
-        assert await families.insert_family(conn, new_family(login.client, login.user)) is None
+        assert await log_in(conn, new_family(login.client, login.user)) is None
         await clients.set_client_enabled(conn, login.client.client_id, True, NOW)
-        assert await families.insert_family(conn, new_family(login.client, login.user)) is not None
+        assert await log_in(conn, new_family(login.client, login.user)) is not None
         await clients.delete_client(conn, login.client.client_id)
-        assert await families.insert_family(conn, new_family(login.client, login.user)) is None
+        assert await log_in(conn, new_family(login.client, login.user)) is None
 
 
 async def test_seq_grows_and_is_not_given_again_after_a_prune(store: Store) -> None:
@@ -168,7 +169,7 @@ async def test_users_families_are_revoked_but_the_excepted_one(store: Store) -> 
     news = [new_family(mine.client, mine.user) for _ in range(3)]
     async with store.write() as conn:
         for new in news:
-            await families.insert_family(conn, new)
+            await log_in(conn, new)
         await families.revoke_family(conn, news[2].family_id, "logout", NOW)
     async with store.write() as conn:
         sids = await families.revoke_families_of_user(
@@ -215,7 +216,7 @@ async def test_only_live_sessions_are_listed_newest_first(store: Store) -> None:
     )
     async with store.write() as conn:
         for new in (idle, revoked, live):
-            await families.insert_family(conn, new)
+            await log_in(conn, new)
         await families.revoke_family(conn, revoked.family_id, "logout", NOW)
     async with store.read() as conn:
         listed = await families.list_families(conn, user_id=login.user.user_id, now=NOW + 5)
@@ -277,7 +278,7 @@ async def test_impossible_families_are_refused_by_the_table(
     login = await start_login(store)
     with pytest.raises(StorageFailedError) as caught:
         async with store.write() as conn:
-            await families.insert_family(conn, new_family(login.client, login.user, **damage))
+            await log_in(conn, new_family(login.client, login.user, **damage))
     assert login.user.user_id not in str(caught.value)
     assert caught.value.__cause__ is None
 
@@ -288,6 +289,4 @@ async def test_scope_that_could_not_be_read_back_is_refused(store: Store) -> Non
     for scope in (("a b",), ("",), ("a\t",)):
         with pytest.raises(ValueError, match="white space"):
             async with store.write() as conn:
-                await families.insert_family(
-                    conn, new_family(login.client, login.user, scope=scope)
-                )
+                await log_in(conn, new_family(login.client, login.user, scope=scope))

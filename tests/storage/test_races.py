@@ -7,17 +7,20 @@ import asyncio
 import dataclasses
 import secrets
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
 from tests.storage.test_families import Login, start_login
+from tests.support import records
 from tests.support.databases import TEST_EPOCH as NOW
-from tests.support.records import new_family, new_user
+from tests.support.records import new_family, new_login, new_user
 from token_server.records import Secret
 from token_server.storage import clients, families, users
 from token_server.storage.engine import Store, open_store
 from token_server.storage.errors import AlreadyExistsError
 from token_server.storage.family_sweeps import Sweep, begin_sweep
+from token_server.storage.logins import begin_sessions
 from token_server.storage.rotation import rotate_families
 
 ROUNDS = 25
@@ -32,12 +35,9 @@ async def second_store(database_url: str) -> AsyncIterator[Store]:
 
 async def log_in(store: Store, login: Login, version: int, start: float = 0) -> bool:
     await asyncio.sleep(start)
-    async with store.write() as conn:
-        if not await users.record_login(conn, login.user.user_id, version, NOW):
-            return False
-        await asyncio.sleep(0)  # the other side may come in between the two statements
-        new = new_family(login.client, login.user)
-        return await families.insert_family(conn, new) is not None
+    new = new_login(new_family(login.client, login.user), version)
+    (family,) = await store.write_steps(partial(begin_sessions, [new]))
+    return family is not None
 
 
 def delay_s(round_: int) -> float:
@@ -150,7 +150,7 @@ async def test_two_processes_rotate_the_same_families_without_deadlock(
     logins = [first]
     async with store.write() as conn:
         for _ in range(19):
-            family = await families.insert_family(conn, new_family(first.client, first.user))
+            family = await records.log_in(conn, new_family(first.client, first.user))
             assert family is not None
             logins.append(dataclasses.replace(first, family=family))
     won = [0, 0]

@@ -1,11 +1,15 @@
 """What status lists are made of, on both engines: order, counting, pruning."""
 
+from functools import partial
+
 from tests.storage.test_families import start_login
 from tests.support.databases import TEST_EPOCH as NOW
 from tests.support.status_lists import revoke
 from token_server.core.status_list import BLOCK_SIZE
-from token_server.storage import status
+from token_server.records import AuditEvent, AuditEventType
+from token_server.storage import revocations, status
 from token_server.storage.engine import Store
+from token_server.storage.revocations import DeniedToken
 from token_server.storage.status import Numbers, Revoked
 from token_server.storage.token_facts import TokenKey, read_token_facts
 
@@ -60,10 +64,11 @@ async def test_old_blocks_go_with_what_was_revoked_in_them(store: Store) -> None
 
 async def test_denial_is_forgotten_when_its_token_has_expired(store: Store) -> None:
     """Denied tokens stay as long as they could be shown."""
+    event = AuditEvent(AuditEventType.TOKEN_REVOKED, at=NOW, actor="operator")
+    denied = [DeniedToken("a", NOW + 10, event), DeniedToken("b", NOW + 20, event)]
+    assert await store.write_steps(partial(revocations.revoke, denied)) == [True, True]
+    assert await store.write_steps(partial(revocations.revoke, denied[:1])) == [False]
     async with store.write() as conn:
-        assert await status.deny_token(conn, "a", NOW + 10)
-        assert not await status.deny_token(conn, "a", NOW + 10)
-        await status.deny_token(conn, "b", NOW + 20)
         assert await status.prune_denied(conn, NOW + 15, 9) == 1
     read = [await read_token_facts(store, TokenKey("c", "u", jti, None), None) for jti in "ab"]
     assert [facts.is_denied for facts, _ in read] == [False, True]

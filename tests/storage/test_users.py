@@ -3,11 +3,12 @@
 import dataclasses
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.support.databases import TEST_EPOCH as NOW
-from tests.support.records import new_user
+from tests.support.records import log_in, new_client, new_family, new_user
 from token_server.records import Secret, User
-from token_server.storage import users
+from token_server.storage import clients, users
 from token_server.storage.engine import Store, open_store
 from token_server.storage.errors import AlreadyExistsError
 
@@ -25,6 +26,13 @@ async def stored(store: Store, user_id: str) -> dict[str, object]:
         user = await users.find_user(conn, user_id)
     assert user is not None
     return fields_of(user)
+
+
+async def logs_in(conn: AsyncConnection, user: User, version: int, at: int) -> bool:
+    client = new_client()
+    await clients.insert_client(conn, client)
+    new = new_family(client, user, auth_time=at, created_at=at)
+    return await log_in(conn, new, version) is not None
 
 
 def fields_of(user: User) -> dict[str, object]:
@@ -93,9 +101,9 @@ async def test_disabling_raises_the_version_and_enabling_does_not(store: Store) 
     user = await insert(store)
     async with store.write() as conn:
         assert await users.set_user_active(conn, user.user_id, False, NOW + 1)
-        assert not await users.record_login(conn, user.user_id, 1, NOW + 1)
+        assert not await logs_in(conn, user, 1, NOW + 1)
         assert await users.set_user_active(conn, user.user_id, True, NOW + 2)
-        assert not await users.record_login(conn, user.user_id, 0, NOW + 2)
+        assert not await logs_in(conn, user, 0, NOW + 2)
         assert not await users.set_user_active(conn, "usr_nobody", True, NOW)
     assert await stored(store, user.user_id) == fields_of(user) | {
         "credential_version": 1,
@@ -118,7 +126,7 @@ async def test_login_is_recorded_only_for_the_credentials_that_were_read(store: 
     """The one conditional UPDATE that orders a login against a password change."""
     user = await insert(store)
     async with store.write() as conn:
-        assert await users.record_login(conn, user.user_id, 0, NOW + 9)
-        assert not await users.record_login(conn, user.user_id, 1, NOW + 10)
-        assert not await users.record_login(conn, "usr_nobody", 0, NOW + 10)
+        assert await logs_in(conn, user, 0, NOW + 9)
+        assert not await logs_in(conn, user, 1, NOW + 10)
+        assert not await logs_in(conn, new_user(), 0, NOW + 10)
     assert await stored(store, user.user_id) == fields_of(user) | {"last_login_at": NOW + 9}

@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from tests.support.databases import TEST_EPOCH
+from tests.support.records import log_in
 from token_server.config import Settings
 from token_server.records import AuditEvent, Family, Secret, User
 from token_server.runtime import Runtime, open_runtime
 from token_server.services.request_context import RequestContext
-from token_server.storage import audit, families, users
+from token_server.storage import audit, families
 
 PASSWORD = Secret("correct horse battery staple")
 CONTEXT = RequestContext(now=TEST_EPOCH, request_id="req-1", ip_address="192.0.2.7")
@@ -74,9 +75,7 @@ async def start_family(
         user_agent=None,
     )
     async with runtime.store.write() as connection:
-        if await users.record_login(connection, user.user_id, user.credential_version, now):
-            return await families.insert_family(connection, new)
-    return None
+        return await log_in(connection, new, user.credential_version)
 
 
 async def find_family(runtime: Runtime, number: int = 1) -> Family | None:

@@ -2,11 +2,24 @@
 
 import dataclasses
 import secrets
+from functools import partial
 from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from tests.support.databases import TEST_EPOCH
-from token_server.records import Client, ClientSecret, Secret, User
+from token_server.records import (
+    AuditEvent,
+    AuditEventType,
+    Client,
+    ClientSecret,
+    Family,
+    Secret,
+    User,
+)
 from token_server.storage.families import NewFamily
+from token_server.storage.logins import NewLogin, begin_sessions
+from token_server.storage.steps import run_in_block
 
 
 def new_user(**changes: Any) -> User:
@@ -79,3 +92,23 @@ def new_family(client: Client, user: User, **changes: Any) -> NewFamily:
         user_agent="curl/8",
     )
     return dataclasses.replace(family, **changes)
+
+
+def new_login(new: NewFamily, credential_version: int = 0) -> NewLogin:
+    event = AuditEvent(
+        AuditEventType.LOGIN_SUCCEEDED,
+        at=new.created_at,
+        actor=f"user:{new.user_id}",
+        subject=new.sid,
+        client_id=new.client_id,
+    )
+    return NewLogin(new, credential_version, event)
+
+
+async def log_in(
+    conn: AsyncConnection, new: NewFamily, credential_version: int = 0
+) -> Family | None:
+    """What a login does at its end; None when the user or the client may not (any more)."""
+    logins = [new_login(new, credential_version)]
+    (family,) = await run_in_block(conn, partial(begin_sessions, logins))
+    return family

@@ -115,9 +115,8 @@ async def _look_up_refresh_token(
     runtime: Runtime, client: Client, token: TokenText, now: int
 ) -> Members | str:
     """Only the current one is active, and nothing is spent or ended by asking."""
-    async with runtime.store.read() as connection:
-        family = await families.find_family(connection, token.family_id)
-        user = None if family is None else await users.find_user(connection, family.user_id)
+    family = await families.look_up(runtime.store, token.family_id)
+    user = None if family is None else await users.look_up(runtime.store, family.user_id)
     if family is None or user is None:
         return "token_unknown"
     policy = RefreshPolicy(replay_window_s=0)

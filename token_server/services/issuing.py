@@ -20,7 +20,8 @@ from token_server.logs import get_logger
 from token_server.records import AuditEvent, AuditEventType, Client, Family, Secret, User
 from token_server.runtime import Runtime
 from token_server.services.request_context import RequestContext
-from token_server.storage import audit, families, users
+from token_server.storage.families import NewFamily
+from token_server.storage.logins import NewLogin
 
 _log = get_logger(__name__)
 _encode_claims = msgspec.json.Encoder().encode
@@ -114,8 +115,8 @@ async def reissue(runtime: Runtime, replay: Replay, context: RequestContext) -> 
 async def _start_family(
     runtime: Runtime, authorization: Authorization, login: Login, context: RequestContext
 ) -> Family:
-    """One write block; both statements are conditional, so that a password change or a disabling
-    that came while the password was being hashed leaves no family behind (refresh.md 9)."""
+    """One conditional write, so that a password change or a disabling that came while the
+    password was being hashed leaves no family behind (refresh.md 9)."""
     client, user = authorization.client, login.user
     settings = runtime.settings
     absolute_ttl_s = client.refresh_absolute_ttl_s or settings.refresh_absolute_ttl_s
@@ -123,7 +124,7 @@ async def _start_family(
     if REFRESH_TOKEN not in client.grant_types:
         # The session lives exactly as long as the one access token that it will ever have.
         absolute_ttl_s = idle_ttl_s = access_token_ttl_s(runtime, client)
-    new = families.NewFamily(
+    new = NewFamily(
         family_id=runtime.entropy.token_bytes(16),
         sid="ses_" + _random_text(runtime, 16),
         client_id=client.client_id,
@@ -148,12 +149,7 @@ async def _start_family(
         ip_address=context.ip_address,
         request_id=context.request_id,
     )
-    family = None
-    async with runtime.store.write() as connection:
-        if await users.record_login(connection, user.user_id, user.credential_version, context.now):
-            family = await families.insert_family(connection, new)
-            if family is not None:
-                await audit.insert_events(connection, [event])
+    family = await runtime.logins.submit(NewLogin(new, user.credential_version, event))
     if family is None:
         raise InvalidGrantError("credentials_changed_during_login")
     runtime.audit.log(event)

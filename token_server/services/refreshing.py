@@ -59,8 +59,7 @@ async def judge_refresh_token(
     runtime: Runtime, token: TokenText, client: Client, context: RequestContext
 ) -> NotSpent:
     """Read the family and decide, without spending anything."""
-    async with runtime.store.read() as connection:
-        family = await families.find_family(connection, token.family_id)
+    family = await families.look_up(runtime.store, token.family_id)
     if family is None:
         return NotSpent(None, Refused("family_unknown"))
     policy = refresh_policy(runtime, client)

@@ -20,14 +20,15 @@ from token_server.runtime import Runtime
 from token_server.services.client_authentication import authenticate_client
 from token_server.services.refreshing import read_refresh_token
 from token_server.services.request_context import RequestContext
-from token_server.services.sessions import end_by_id
+from token_server.services.sessions import end, end_by_id
 from token_server.services.token_state import (
     DeadToken,
     LiveToken,
     judge_claims,
     read_access_token,
 )
-from token_server.storage import audit, families, status
+from token_server.storage import families
+from token_server.storage.revocations import DeniedToken, RevokedNumber
 
 _log = get_logger(__name__)
 
@@ -114,8 +115,7 @@ async def _revoke(runtime: Runtime, token: str, revoker: Revoker) -> Outcome:
 
 async def _revoke_refresh_token(runtime: Runtime, token: TokenText, revoker: Revoker) -> Outcome:
     """Of any generation: whoever holds a spent one may end the session as well."""
-    async with runtime.store.read() as connection:
-        family = await families.find_family(connection, token.family_id)
+    family = await families.look_up(runtime.store, token.family_id)
     if family is None:
         return Outcome.UNKNOWN
     if not revoker.may_revoke(family.client_id):
@@ -138,15 +138,10 @@ async def _revoke_live_token(runtime: Runtime, token: LiveToken, revoker: Revoke
         ip_address=revoker.ip_address,
         request_id=revoker.request_id,
     )
-    async with runtime.store.write() as connection:
-        if token.number is None or is_exchanged:
-            is_new = await status.deny_token(connection, claims.token_id, claims.expires_at)
-        else:
-            is_new = await status.revoke_machine_token(connection, token.number, revoker.now)
-        if is_new:
-            await audit.insert_events(connection, [event])
-    if is_new:
-        runtime.audit.log(event)
+    if token.number is None or is_exchanged:
+        is_new = await end(runtime, DeniedToken(claims.token_id, claims.expires_at, event))
+    else:
+        is_new = await end(runtime, RevokedNumber(token.number, event))
     return Outcome.REVOKED if is_new else Outcome.DEAD
 
 

@@ -19,6 +19,7 @@ from token_server.services.session_sweeps import sweep_sessions
 from token_server.services.users import show_user
 from token_server.storage import audit, families
 from token_server.storage.family_sweeps import Sweep
+from token_server.storage.revocations import EndedSession, Revocation
 
 PAGE = 100
 _SID = re.compile(r"ses_[A-Za-z0-9_-]{22}", re.ASCII)
@@ -82,8 +83,7 @@ async def log_out_by_token(runtime: Runtime, refresh_token: str, context: Reques
     token = read_refresh_token(runtime, refresh_token)
     if token is None:
         return False
-    async with runtime.store.read() as connection:
-        session = await families.find_family(connection, token.family_id)
+    session = await families.look_up(runtime.store, token.family_id)
     if session is None or session.client_id != ACCOUNT_CLIENT_ID:
         return False
     return await log_out(runtime, session, context)
@@ -161,17 +161,15 @@ async def end_user_sessions(runtime: Runtime, email_or_id: str) -> int:
 
 
 async def end_by_id(runtime: Runtime, session: Family, event: AuditEvent) -> bool:
-    """By the session's id, not its family's, which a password change replaces. False: it had ended
-    already. UnavailableError when it could not be committed."""
-    reason = event.reason or ""
-    async with runtime.store.write() as connection:
-        is_ended = await families.revoke_session(
-            connection, session.sid, session.user_id, reason, event.at
-        )
-        if is_ended:
-            await audit.insert_events(connection, [event])
+    """False: it had ended already. UnavailableError when it could not be committed."""
+    return await end(runtime, EndedSession(session.sid, session.user_id, event))
+
+
+async def end(runtime: Runtime, revocation: Revocation) -> bool:
+    """Commit it with its audit row; False, and neither, for what had ended already."""
+    is_ended = await runtime.revocations.submit(revocation)
     if is_ended:
-        runtime.audit.log(event)
+        runtime.audit.log(revocation.event)
     return is_ended
 
 

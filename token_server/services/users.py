@@ -320,8 +320,7 @@ async def _find_user_by_email(runtime: Runtime, email: str) -> User | None:
         email_canonical = canonical_email(email)
     except IdentifierError:
         email_canonical = ""  # nobody can have it; asked all the same, for the time that it takes
-    async with runtime.store.read() as connection:
-        return await users.find_user_by_email(connection, email_canonical)
+    return await users.look_up_email(runtime.store, email_canonical)
 
 
 def _normalised(password: Secret[str]) -> Secret[str]:

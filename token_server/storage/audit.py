@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, bindparam, delete, insert, select
+from sqlalchemy import Row, bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_server.records import AuditEvent, AuditEventType
 from token_server.storage.schema import audit_events
+from token_server.storage.steps import Bound, Dialect, Entries, dialect_of
 
 _C = audit_events.c
 _COLUMNS = (
@@ -28,7 +29,19 @@ _COLUMNS = (
     _C.request_id,
     _C.details,
 )
-_INSERT = insert(audit_events)
+_ENTRIES = Entries(
+    at="bigint",
+    event="text",
+    actor="text",
+    subject="text",
+    client_id="text",
+    reason="text",
+    ip_address="text",
+    request_id="text",
+    details="text",
+)
+_NAMES = ", ".join(_ENTRIES.names)
+_INSERT = f"WITH {{e}} INSERT INTO audit_events ({_NAMES}) SELECT {_NAMES} FROM e"  # noqa: S608 - constants
 _LIST = (
     select(*_COLUMNS).where(_C.id > bindparam("after")).order_by(_C.id).limit(bindparam("limit"))
 )
@@ -47,24 +60,15 @@ class StoredEvent:
     event: AuditEvent
 
 
+def insertion(dialect: Dialect, events: Sequence[AuditEvent]) -> Bound:
+    """The statement that appends these, of which there is at least one."""
+    return _ENTRIES.bind(dialect, _INSERT, [_values_of(event) for event in events])
+
+
 async def insert_events(conn: AsyncConnection, events: Sequence[AuditEvent]) -> None:
-    if not events:
-        return
-    rows = [
-        {
-            "at": event.at,
-            "event": event.event.value,
-            "actor": event.actor,
-            "subject": event.subject,
-            "client_id": event.client_id,
-            "reason": event.reason,
-            "ip_address": event.ip_address,
-            "request_id": event.request_id,
-            "details": msgspec.json.encode(dict(event.details)).decode(),
-        }
-        for event in events
-    ]
-    await conn.execute(_INSERT, rows)
+    if events:
+        statement, values = insertion(dialect_of(conn), events)
+        await conn.exec_driver_sql(statement, tuple(values))
 
 
 async def list_events(conn: AsyncConnection, after: int, limit: int) -> list[StoredEvent]:
@@ -82,6 +86,20 @@ async def latest_events(conn: AsyncConnection, limit: int) -> list[StoredEvent]:
 async def prune_events(conn: AsyncConnection, before: int, limit: int) -> int:
     """Deletes at most `limit` events from before the instant `before`; returns how many."""
     return (await conn.execute(_PRUNE, {"before": before, "limit": limit})).rowcount
+
+
+def _values_of(event: AuditEvent) -> tuple[object, ...]:
+    return (
+        event.at,
+        event.event.value,
+        event.actor,
+        event.subject,
+        event.client_id,
+        event.reason,
+        event.ip_address,
+        event.request_id,
+        msgspec.json.encode(dict(event.details)).decode() if event.details else "{}",
+    )
 
 
 def _event_of(row: Row[*tuple[Any, ...]]) -> StoredEvent:

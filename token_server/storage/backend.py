@@ -7,15 +7,15 @@ failure leaves as UnavailableError.
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from token_server.storage.direct import Row
 from token_server.storage.errors import translate
 from token_server.storage.query import Query
+from token_server.storage.steps import Dialect, Row, Transaction
 
-Dialect = Literal["sqlite", "postgresql"]
+R = TypeVar("R")
 Asked = tuple[Query, Mapping[str, object]]  # a query and its values by name
 POOL_TIMEOUT_S = 5.0
 
@@ -37,6 +37,8 @@ class Backend(Protocol):
     async def read_alone(self, queries: Sequence[Asked]) -> list[list[Row]]: ...
 
     async def write_alone(self, statement: str, values: Sequence[object]) -> list[Row]: ...
+
+    async def write_steps(self, transaction: Transaction[R]) -> R: ...
 
     async def close(self) -> None: ...
 

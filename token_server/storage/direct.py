@@ -11,12 +11,12 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 from token_server.storage.errors import UNAVAILABLE, unavailable
+from token_server.storage.steps import Bound, Row, Steps
 
-Row = Sequence[Any]
-Bound = tuple[str, Sequence[object]]  # a statement and its values
+R = TypeVar("R")
 
 
 class _Connection:
@@ -46,32 +46,43 @@ class _Connection:
 
 
 class DirectWriter(_Connection):
-    """One statement as a transaction of its own. Whoever calls has the turn to write, also for
+    """Steps as a transaction of their own. Whoever calls has the turn to write, also for
     `close`, since the last connection of all checkpoints."""
 
-    async def run(self, statement: str, values: Sequence[object]) -> list[Row]:
-        """All rows, once they are durable. Raises sqlite3.Error, and then nothing has changed.
+    async def run(self, steps: Steps[R]) -> R:
+        """Their result, once it is durable. Raises sqlite3.Error, and then nothing has changed.
 
         Cancelled, it still waits for the thread, so that its caller's turn does not end before.
         """
         loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(self._thread, partial(self._transact, statement, values))
+        done = loop.run_in_executor(self._thread, self._transact, steps)
         try:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
             await asyncio.wait([done])
             raise
 
-    def _transact(self, statement: str, values: Sequence[object]) -> list[Row]:
+    def _transact(self, steps: Steps[R]) -> R:
         try:
             connection = self._connected()
             connection.execute("BEGIN IMMEDIATE")
-            rows = connection.execute(statement, values).fetchall()
+            result = _drive(connection, steps)
             connection.execute("COMMIT")
         except BaseException:
             self._disconnect()
             raise
-        return rows
+        return result
+
+
+def _drive(connection: sqlite3.Connection, steps: Steps[R]) -> R:
+    rows: list[Row] | None = None
+    while True:
+        try:
+            statement, values = next(steps) if rows is None else steps.send(rows)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+        rows = connection.execute(statement, values).fetchall()
 
 
 Answer = list[list[Row]] | Exception

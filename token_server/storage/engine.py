@@ -6,16 +6,18 @@ environmental failure leaves as UnavailableError. Must not hold a domain rule or
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_server.errors import UnavailableError
-from token_server.storage.backend import Asked, Backend, Dialect, translated
+from token_server.storage.backend import Asked, Backend, translated
 from token_server.storage.database_url import SqliteAddress, parse_database_url
-from token_server.storage.direct import Row
 from token_server.storage.postgres_backend import open_postgres
 from token_server.storage.sqlite_backend import open_sqlite
+from token_server.storage.steps import Dialect, Row, Transaction
 
+R = TypeVar("R")
 Now = Callable[[], int]
 
 
@@ -66,6 +68,12 @@ class Store:
         self._require_open()
         with translated():
             return await self._backend.write_alone(statement, values)
+
+    async def write_steps(self, transaction: Transaction[R]) -> R:
+        """What came of the steps, durable: as `write_alone`, for more than one statement."""
+        self._require_open()
+        with translated():
+            return await self._backend.write_steps(transaction)
 
     async def close(self) -> None:
         if not self._is_closed:

@@ -14,7 +14,6 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
-    insert,
     literal_column,
     or_,
     select,
@@ -23,8 +22,9 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_server.records import Family
+from token_server.storage.engine import Store
 from token_server.storage.query import Query
-from token_server.storage.schema import clients, families, join_words, split_words
+from token_server.storage.schema import families, split_words
 
 _C = families.c
 COLUMN_NAMES = (
@@ -62,8 +62,9 @@ _WORDS = (COLUMN_NAMES.index("scope"), COLUMN_NAMES.index("audience"), -1)  # -1
 _IS_FAMILY = _C.family_id == bindparam("for_family_id")
 _IS_LIVE = _C.revoked_at.is_(None)
 _FIND = select(*_COLUMNS).where(_C.family_id == bindparam("family_id"))
+BY_ID = Query(_FIND)  # a row for `family_of`
 _FIND_BY_SID = select(*_COLUMNS).where(_C.sid == bindparam("sid"))
-BY_SID = Query(_FIND_BY_SID)  # a row for `family_of`
+BY_SID = Query(_FIND_BY_SID)  # so is this
 _LIST = (
     select(*_COLUMNS)
     .where(
@@ -105,44 +106,9 @@ class RenewedFamily:
     mac_version: int
 
 
-_INSERT_NAMES = (
-    "family_id",
-    "sid",
-    "client_id",
-    "user_id",
-    "scope",
-    "audience",
-    "mac_version",
-    "auth_time",
-    "created_at",
-    "idle_expires_at",
-    "absolute_expires_at",
-    "label",
-    "ip_address",
-    "user_agent",
-)
-# The client's row is locked (PostgreSQL): either its disabling waits for this login and then sees
-# the family, or this login waits for the disabling and then finds no enabled client.
-_INSERT = (
-    insert(families)
-    .from_select(
-        [*_INSERT_NAMES, "generation"],
-        select(
-            *(bindparam(name, type_=_C[name].type) for name in _INSERT_NAMES), literal_column("0")
-        )
-        .where(clients.c.client_id == bindparam("client_id"), clients.c.is_enabled)
-        .with_for_update(read=True, of=clients),
-    )
-    .returning(*_COLUMNS)
-)
 _REVOKE = (
     update(families)
     .where(_IS_FAMILY, _IS_LIVE)
-    .values(revoked_at=bindparam("now"), revoked_reason=bindparam("reason"))
-)
-_REVOKE_SESSION = (
-    update(families)
-    .where(_C.sid == bindparam("for_sid"), _C.user_id == bindparam("for_user_id"), _IS_LIVE)
     .values(revoked_at=bindparam("now"), revoked_reason=bindparam("reason"))
 )
 _RENEW = (
@@ -194,17 +160,14 @@ _PRUNE = delete(families).where(
 )
 
 
-async def insert_family(conn: AsyncConnection, new: NewFamily) -> Family | None:
-    """None when there is no such client or it is disabled. In the same block, after
-    `users.record_login` has said yes: the two order a login against every change that ends it."""
-    values: dict[str, object] = {name: getattr(new, name) for name in _INSERT_NAMES}
-    values["scope"] = join_words(new.scope)
-    values["audience"] = join_words(new.audience)
-    return _only_family(await conn.execute(_INSERT, values))
-
-
 async def find_family(conn: AsyncConnection, family_id: bytes) -> Family | None:
     return _only_family(await conn.execute(_FIND, {"family_id": family_id}))
+
+
+async def look_up(store: Store, family_id: bytes) -> Family | None:
+    """As `find_family`, for hot paths."""
+    ((*found,),) = await store.read_alone((BY_ID, {"family_id": family_id}))
+    return family_of(found[0]) if found else None
 
 
 async def find_session(conn: AsyncConnection, sid: str) -> Family | None:
@@ -233,14 +196,6 @@ async def revoke_families_of_user(
     # "" is no session's id: without an exception nothing is excepted.
     values = {"owner": user_id, "except_sid": except_sid or "", "reason": reason, "now": now}
     return await _revoke_where(conn, _OF_USER, values)
-
-
-async def revoke_session(
-    conn: AsyncConnection, sid: str, user_id: str, reason: str, now: int
-) -> bool:
-    """True when this call ended a session of this user; False for anything else."""
-    values = {"for_sid": sid, "for_user_id": user_id, "reason": reason, "now": now}
-    return (await conn.execute(_REVOKE_SESSION, values)).rowcount == 1
 
 
 async def renew_family(

@@ -7,17 +7,19 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, event, exc, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from token_server.errors import OperatorError
-from token_server.storage.backend import POOL_TIMEOUT_S, Asked, Backend, Dialect
+from token_server.storage.backend import POOL_TIMEOUT_S, Asked, Backend
 from token_server.storage.database_url import PostgresAddress, session_settings
-from token_server.storage.direct import Row
 from token_server.storage.errors import translate
+from token_server.storage.steps import Dialect, Row, Transaction, run_in_block, run_steps
+
+R = TypeVar("R")
 
 _PROTOCOL_VIOLATION = "08P01"
 # Of one statement of a migration, or of an operator's question, on a very large table.
@@ -81,6 +83,20 @@ class _PostgresBackend:
             # Outside of BEGIN it is its own transaction, in a single round trip.
             rows: list[Row] = await driver.fetch(statement, *values)
             return rows
+
+    async def write_steps(self, transaction: Transaction[R]) -> R:
+        if not self._has_session:
+            async with self.write(None) as conn:
+                return await run_in_block(conn, transaction)
+        async with self._engine.connect() as conn:
+            driver: Any = (await conn.get_raw_connection()).driver_connection
+
+            async def fetch(statement: str, values: Sequence[object]) -> list[Row]:
+                rows: list[Row] = await driver.fetch(statement, *values)
+                return rows
+
+            async with driver.transaction(isolation="read_committed"):
+                return await run_steps(fetch, transaction("postgresql"))
 
     async def close(self) -> None:
         await self._engine.dispose()

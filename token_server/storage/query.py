@@ -1,25 +1,25 @@
-"""A SELECT that is compiled once for each engine and goes to the driver as text.
+"""A statement that is compiled once for each engine and goes to the driver as text.
 
-For look-ups by key on hot paths: what SQLAlchemy does around them costs more than they do. Rows
-come back as the driver has them: a truth value of SQLite is 0 or 1.
+For hot paths: what SQLAlchemy does around a look-up by key costs more than the look-up. Rows come
+back as the driver has them: a truth value of SQLite is 0 or 1.
 """
 
 import functools
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Select
+from sqlalchemy import Delete, Select
 from sqlalchemy.dialects import registry
 
-from token_server.storage.direct import Bound
+from token_server.storage.steps import Bound
 
 _DIALECTS = {"sqlite": "sqlite", "postgresql": "postgresql.asyncpg"}
 
 
 class Query:
-    """One SELECT of ours."""
+    """One statement of ours."""
 
-    def __init__(self, statement: Select[*tuple[Any, ...]]) -> None:
+    def __init__(self, statement: Select[*tuple[Any, ...]] | Delete) -> None:
         self.statement = statement
 
     def bind(self, dialect: str, values: Mapping[str, object]) -> Bound:

@@ -5,25 +5,36 @@ and nobody can be its second winner. It is the hottest of all statements, so it 
 as it is, as a transaction of its own. RFC 6749 §6.
 """
 
-import functools
 from collections.abc import Sequence
 
 from token_server.records import Family
-from token_server.storage.backend import Dialect
 from token_server.storage.batch import Batcher, RotationEntry, Work
 from token_server.storage.engine import Store
 from token_server.storage.families import COLUMN_NAMES, ROLES, family_of
+from token_server.storage.steps import Bound, Dialect, Entries
 
+_ENTRIES = Entries(
+    family_id="bytea", generation="bigint", client_id="text", now="bigint", idle_ttl_s="bigint"
+)
 _IS_CURRENT = (
     "{f}.generation = e.generation AND {f}.client_id = e.client_id AND {f}.revoked_at IS NULL"
     " AND {f}.idle_expires_at > e.now AND {f}.absolute_expires_at > e.now"
 )
-_POSTGRES = f"""
-WITH e AS (
-    SELECT f.seq, e.generation, e.client_id, e.now, e.idle_ttl_s
-    FROM unnest($1::bytea[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[])
-        AS e (family_id, generation, client_id, now, idle_ttl_s)
-    JOIN families AS f ON f.family_id = e.family_id
+_ROTATE = {
+    "sqlite": f"""
+WITH {{e}}
+UPDATE families
+SET generation = families.generation + 1,
+    rotated_at = e.now,
+    idle_expires_at = min(e.now + e.idle_ttl_s, families.absolute_expires_at)
+FROM e
+WHERE families.family_id = e.family_id AND {_IS_CURRENT.format(f="families")}
+RETURNING {", ".join(COLUMN_NAMES)}, {ROLES.format(f="families")} AS roles
+""",  # noqa: S608 - constants
+    "postgresql": f"""
+WITH {{e}}, l AS (
+    SELECT f.seq, e.*
+    FROM e JOIN families AS f ON f.family_id = e.family_id
     WHERE {_IS_CURRENT.format(f="f")}
     ORDER BY f.seq
     FOR UPDATE OF f
@@ -32,36 +43,20 @@ UPDATE families AS f
 SET generation = f.generation + 1,
     rotated_at = e.now,
     idle_expires_at = least(e.now + e.idle_ttl_s, f.absolute_expires_at)
-FROM e
+FROM l AS e
 WHERE f.seq = e.seq AND {_IS_CURRENT.format(f="f")}
 RETURNING {", ".join("f." + name for name in COLUMN_NAMES)}, {ROLES.format(f="f")} AS roles
-"""  # noqa: S608 - constants
+""",  # noqa: S608 - constants
+}
 
 
-@functools.cache  # one text for each size of a batch
-def _sqlite(size: int) -> str:
-    rows = ", ".join(["(?, ?, ?, ?, ?)"] * size)
-    return f"""
-WITH e (family_id, generation, client_id, now, idle_ttl_s) AS (VALUES {rows})
-UPDATE families
-SET generation = families.generation + 1,
-    rotated_at = e.now,
-    idle_expires_at = min(e.now + e.idle_ttl_s, families.absolute_expires_at)
-FROM e
-WHERE families.family_id = e.family_id AND {_IS_CURRENT.format(f="families")}
-RETURNING {", ".join(COLUMN_NAMES)}, {ROLES.format(f="families")} AS roles
-"""  # noqa: S608 - constants and a count
-
-
-def rotation_statement(
-    dialect: Dialect, entries: Sequence[RotationEntry]
-) -> tuple[str, tuple[object, ...]]:
+def rotation_statement(dialect: Dialect, entries: Sequence[RotationEntry]) -> Bound:
     """The statement for these entries, of which there is at least one, and its values."""
-    if dialect == "postgresql":
-        columns = zip(*(_entry_values(entry) for entry in entries), strict=True)
-        return _POSTGRES, tuple(map(list, columns))
-    flat = tuple(value for entry in entries for value in _entry_values(entry))
-    return _sqlite(len(entries)), flat
+    rows = [
+        (entry.family_id, entry.generation, entry.client_id, entry.now, entry.idle_ttl_s)
+        for entry in entries
+    ]
+    return _ENTRIES.bind(dialect, _ROTATE[dialect], rows)
 
 
 async def rotate_families(store: Store, entries: Sequence[RotationEntry]) -> list[Family]:
@@ -83,7 +78,3 @@ def rotation_batcher(store: Store) -> Batcher[RotationEntry, Family | None]:
         return [stepped.get(entry.family_id) for entry in entries]
 
     return Batcher(store, Work(run, key=lambda entry: entry.family_id))
-
-
-def _entry_values(entry: RotationEntry) -> tuple[bytes, int, str, int, int]:
-    return (entry.family_id, entry.generation, entry.client_id, entry.now, entry.idle_ttl_s)

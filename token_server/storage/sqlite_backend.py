@@ -8,16 +8,20 @@ import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import URL, Connection, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from token_server.errors import OperatorError, UnavailableError
-from token_server.storage.backend import POOL_TIMEOUT_S, Asked, Backend, Dialect, translated
+from token_server.storage.backend import POOL_TIMEOUT_S, Asked, Backend, translated
 from token_server.storage.database_url import SqliteAddress
-from token_server.storage.direct import DirectReader, DirectWriter, Row
+from token_server.storage.direct import DirectReader, DirectWriter
+from token_server.storage.steps import Dialect, Row, Steps, Transaction
 from token_server.storage.write_lock import WriteLock
+
+R = TypeVar("R")
 
 MINIMUM_SQLITE = (3, 35, 0)  # RETURNING; UPDATE ... FROM came with 3.33
 _WRITE_TURN_TIMEOUT_S = 5.0
@@ -56,8 +60,11 @@ class _SqliteBackend:
         return await self._direct_reader.run([q.bind("sqlite", values) for q, values in queries])
 
     async def write_alone(self, statement: str, values: Sequence[object]) -> list[Row]:
+        return await self.write_steps(lambda _: _one_step(statement, values))
+
+    async def write_steps(self, transaction: Transaction[R]) -> R:
         async with self._lock.hold():
-            return await self._direct_writer.run(statement, values)
+            return await self._direct_writer.run(transaction("sqlite"))
 
     async def close(self) -> None:
         await self._readers.dispose()
@@ -150,6 +157,11 @@ def _engine(path: Path, *, is_writer: bool) -> AsyncEngine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _one_step(statement: str, values: Sequence[object]) -> Steps[list[Row]]:
+    rows = yield statement, values
+    return rows
 
 
 def _connect(path: Path, pragmas: Sequence[str]) -> sqlite3.Connection:

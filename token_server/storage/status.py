@@ -70,10 +70,6 @@ _REVOKE_POSITION = text(
     "INSERT INTO revoked_positions (number, revoked_at) VALUES (:number, :revoked_at)"
     " ON CONFLICT (number) DO NOTHING"
 )
-_DENY = text(
-    "INSERT INTO denied_tokens (jti, expires_at) VALUES (:jti, :expires_at)"
-    " ON CONFLICT (jti) DO NOTHING"
-)
 _OLDEST_BLOCKS = (
     select(status_blocks.c.block, status_blocks.c.reserved_at)
     .order_by(status_blocks.c.block)
@@ -116,12 +112,6 @@ async def reserve_block(conn: AsyncConnection, now: int) -> int:
 async def revoke_machine_token(conn: AsyncConnection, number: int, now: int) -> bool:
     """False: it was revoked before."""
     done = await conn.execute(_REVOKE_POSITION, {"number": number, "revoked_at": now})
-    return done.rowcount == 1
-
-
-async def deny_token(conn: AsyncConnection, jti: str, expires_at: int) -> bool:
-    """Remember a revoked token without a position until it expires; False: it was before."""
-    done = await conn.execute(_DENY, {"jti": jti, "expires_at": expires_at})
     return done.rowcount == 1
 
 

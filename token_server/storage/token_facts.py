@@ -11,11 +11,11 @@ from sqlalchemy import BigInteger, Text, bindparam, literal, select
 from token_server.records import Family
 from token_server.storage import families, meta
 from token_server.storage.backend import Asked
-from token_server.storage.direct import Row
 from token_server.storage.engine import Store
 from token_server.storage.query import Query
 from token_server.storage.schema import clients, denied_tokens, revoked_positions, users
 from token_server.storage.schema import meta as values
+from token_server.storage.steps import Row
 
 
 @dataclass(frozen=True, slots=True)

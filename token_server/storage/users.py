@@ -1,8 +1,7 @@
 """The users table. `credential_version` orders logins against password changes and disabling.
 
-A login that was hashing meanwhile is refused by `record_login`, one conditional UPDATE that also
-takes the row's lock; so call it first in the write block that inserts the family, and change the
-password or the active state before revoking families in theirs.
+A login that was hashing meanwhile is refused by one conditional UPDATE (logins.py), which also
+takes the row's lock: so change the password or the active state before revoking families.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_server.records import Secret, User
+from token_server.storage.engine import Store
 from token_server.storage.errors import AlreadyExistsError
 from token_server.storage.query import Query
 from token_server.storage.schema import join_words, split_words, users
@@ -37,6 +37,7 @@ _NAMES = tuple(column.name for column in _COLUMNS)
 _FIND = select(*_COLUMNS).where(_C.user_id == bindparam("user_id"))
 BY_ID = Query(_FIND)  # a row for `user_of`
 _FIND_BY_EMAIL = select(*_COLUMNS).where(_C.email_canonical == bindparam("email_canonical"))
+BY_EMAIL = Query(_FIND_BY_EMAIL)  # so is this
 _LIST = (
     select(*_COLUMNS)
     .where(_C.user_id > bindparam("after"))
@@ -99,11 +100,6 @@ _ENABLE = update(users).where(_IS_USER).values(is_active=True, updated_at=bindpa
 _REHASH = (
     update(users).where(_IS_USER, _IS_UNCHANGED).values(password_hash=bindparam("password_hash"))
 )
-_RECORD_LOGIN = (
-    update(users)
-    .where(_IS_USER, _IS_UNCHANGED, _C.is_active)
-    .values(last_login_at=bindparam("now"))
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +114,18 @@ class UserNames:
 async def find_user(conn: AsyncConnection, user_id: str) -> User | None:
     row = (await conn.execute(_FIND, {"user_id": user_id})).one_or_none()
     return None if row is None else user_of(row)
+
+
+async def look_up(store: Store, user_id: str) -> User | None:
+    """As `find_user`, for hot paths."""
+    ((*found,),) = await store.read_alone((BY_ID, {"user_id": user_id}))
+    return user_of(found[0]) if found else None
+
+
+async def look_up_email(store: Store, email_canonical: str) -> User | None:
+    """As `find_user_by_email`, for hot paths."""
+    ((*found,),) = await store.read_alone((BY_EMAIL, {"email_canonical": email_canonical}))
+    return user_of(found[0]) if found else None
 
 
 async def find_user_by_email(conn: AsyncConnection, email_canonical: str) -> User | None:
@@ -216,15 +224,6 @@ async def rehash_password(
         "password_hash": password_hash.reveal(),
     }
     return await _changed(conn, _REHASH, values)
-
-
-async def record_login(
-    conn: AsyncConnection, user_id: str, credential_version: int, now: int
-) -> bool:
-    """False when the user is inactive or the credentials are no longer those that were read
-    before hashing. True holds the row until the transaction ends."""
-    values = {"for_user_id": user_id, "as_read": credential_version, "now": now}
-    return await _changed(conn, _RECORD_LOGIN, values)
 
 
 async def _changed(conn: AsyncConnection, statement: Update, values: Mapping[str, object]) -> bool:
