@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import pytest
 
@@ -50,7 +51,7 @@ class Recorder:
 
     def batcher(self, store: Store, **bounds: int) -> Batcher[str, str]:
         # The part before ":" is the row that the entry touches.
-        return Batcher(store, Work(self.run, key=lambda e: e.partition(":")[0]), **bounds)
+        return Batcher(Work(partial(self.run, store), key=lambda e: e.partition(":")[0]), **bounds)
 
 
 async def until_running(recorder: Recorder) -> None:

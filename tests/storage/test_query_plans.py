@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from tests.storage.test_api_keys import new_key
 from tests.storage.test_families import Login, start_login
 from tests.support.databases import TEST_EPOCH as NOW
-from tests.support.records import log_in, new_family, new_secret, new_user
+from tests.support.records import log_in, new_family, new_secret, new_user, run_in_block
 from token_server.core.throttle import Bucket, Budget, Take
 from token_server.records import AuditEvent, AuditEventType, Secret
 from token_server.storage import (
@@ -28,6 +28,7 @@ from token_server.storage import (
     throttle,
     users,
 )
+from token_server.storage.backend import Asked
 from token_server.storage.engine import Store
 from token_server.storage.family_sweeps import Sweep, begin_sweep
 from token_server.storage.revocations import (
@@ -39,7 +40,7 @@ from token_server.storage.revocations import (
 )
 from token_server.storage.rotation import rotation_statement
 from token_server.storage.status import Revoked
-from token_server.storage.steps import Dialect, Steps, run_in_block
+from token_server.storage.steps import Dialect, Steps
 from token_server.storage.token_facts import ENABLED_ACTORS, FACTS, actor_values
 
 TAKE = Take("group", (Bucket("account", Budget(5, 10)),), NOW)
@@ -58,6 +59,21 @@ def revocations_of(login: Login) -> list[Revocation]:
         RevokedNumber(1, EVENT),
         DeniedToken("jti", NOW, EVENT),
     ]
+
+
+def look_ups(login: Login, dialect: Dialect) -> Steps[None]:
+    """As each engine gets them."""
+    facts = {"client_id": "c", "subject": login.user.user_id, "jti": "jti", "number": 1}
+    asked: list[Asked] = [
+        (FACTS, facts),
+        (ENABLED_ACTORS, actor_values((login.client.client_id, "nobody"))),
+        (families.BY_SID, {"sid": login.family.sid}),
+        (families.BY_ID, {"family_id": login.family.family_id}),
+        (users.BY_ID, {"user_id": login.user.user_id}),
+        (users.BY_EMAIL, {"email_canonical": login.user.email_canonical}),
+    ]
+    for query, values in asked:
+        yield query.bind(dialect, values) if dialect == "sqlite" else query.bind_all([values] * 9)
 
 
 NUMBERS = api_keys.KeyNumbers(1, NOW, None, is_revoked=False, floor=0)
@@ -87,9 +103,6 @@ CALLS: dict[str, Call] = {
     "set_client_enabled": lambda c, x: clients.set_client_enabled(c, x.client.client_id, True, NOW),
     "lock_client": lambda c, x: clients.lock_client(c, x.client.client_id),
     "change_client": lambda c, x: clients.change_client(c, x.client),
-    "read_actors": lambda c, x: c.execute(
-        ENABLED_ACTORS.statement, actor_values((x.client.client_id, "nobody"))
-    ),
     "delete_client": lambda c, x: clients.delete_client(c, x.client.client_id),
     "insert_secret": lambda c, x: clients.insert_secret(c, x.client.client_id, new_secret()),
     "delete_secret": lambda c, x: clients.delete_secret(c, x.client.client_id, "cs_1"),
@@ -115,10 +128,7 @@ CALLS: dict[str, Call] = {
         c, Sweep("user", x.user.user_id, "x", NOW), 10
     ),
     "sweep_all_sessions": lambda c, _: begin_sweep(c, Sweep("everybody", "", "x", NOW), 10),
-    "read_token_facts": lambda c, x: c.execute(
-        FACTS.statement,
-        {"client_id": x.client.client_id, "subject": x.user.user_id, "jti": "jti", "number": 1},
-    ),
+    "look_ups": lambda c, x: run_in_block(c, partial(look_ups, x)),
     "note_replay": lambda c, x: families.note_replay(c, x.family.family_id, 0),
     "prune_families": lambda c, _: families.prune_families(c, NOW, 10),
     "rotate_families": lambda c, x: run_in_block(c, partial(rotation, x)),

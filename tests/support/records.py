@@ -3,7 +3,7 @@
 import dataclasses
 import secrets
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,7 +19,9 @@ from token_server.records import (
 )
 from token_server.storage.families import NewFamily
 from token_server.storage.logins import NewLogin, begin_sessions
-from token_server.storage.steps import run_in_block
+from token_server.storage.steps import Transaction, dialect_of, fetching_in_block, run_steps
+
+R = TypeVar("R")
 
 
 def new_user(**changes: Any) -> User:
@@ -103,6 +105,11 @@ def new_login(new: NewFamily, credential_version: int = 0) -> NewLogin:
         client_id=new.client_id,
     )
     return NewLogin(new, credential_version, event)
+
+
+async def run_in_block(conn: AsyncConnection, transaction: Transaction[R]) -> R:
+    """Its statements, as a part of this block."""
+    return await run_steps(fetching_in_block(conn), transaction(dialect_of(conn)))
 
 
 async def log_in(

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from token_server.errors import UnavailableError
-from token_server.storage.engine import Store
 from token_server.storage.errors import CONFLICT
 
 E = TypeVar("E")
@@ -40,7 +39,7 @@ class Work(Generic[E, R]):
     """`run` does all entries in one transaction of its own and returns their results in the same
     order; `key` names the row that an entry touches."""
 
-    run: Callable[[Store, Sequence[E]], Awaitable[Sequence[R]]]
+    run: Callable[[Sequence[E]], Awaitable[Sequence[R]]]
     key: Callable[[E], Hashable]
 
 
@@ -55,13 +54,11 @@ class Batcher(Generic[E, R]):
 
     def __init__(
         self,
-        store: Store,
         work: Work[E, R],
         *,
         max_batch: int = MAX_BATCH,
         max_waiting: int = MAX_WAITING,
     ) -> None:
-        self._store = store
         self._work = work
         self._max_batch = max_batch
         self._max_waiting = max_waiting
@@ -145,7 +142,7 @@ class Batcher(Generic[E, R]):
 
     async def _try(self, waiters: Sequence[_Waiter[E, R]]) -> Exception | None:
         try:
-            results = await self._work.run(self._store, [waiter.entry for waiter in waiters])
+            results = await self._work.run([waiter.entry for waiter in waiters])
         except Exception as error:  # noqa: BLE001 - each waiter gets it
             return error
         for waiter, result in zip(waiters, results, strict=True):

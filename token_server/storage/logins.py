@@ -84,10 +84,10 @@ _INSERTS = {
 def login_batcher(store: Store) -> Batcher[NewLogin, Family | None]:
     """Group commit of logins; None means that the login is not good any more."""
 
-    async def run(store: Store, logins: Sequence[NewLogin]) -> Sequence[Family | None]:
+    async def run(logins: Sequence[NewLogin]) -> Sequence[Family | None]:
         return await store.write_steps(partial(begin_sessions, logins))
 
-    return Batcher(store, Work(run, key=lambda login: login.family.family_id))
+    return Batcher(Work(run, key=lambda login: login.family.family_id))
 
 
 def begin_sessions(logins: Sequence[NewLogin], dialect: Dialect) -> Steps[list[Family | None]]:

@@ -5,7 +5,7 @@ Must not hold a domain rule or a query.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +14,19 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from token_server.errors import OperatorError
-from token_server.storage.backend import POOL_TIMEOUT_S, Asked, Backend
+from token_server.storage.backend import POOL_TIMEOUT_S, Asked, Backend, translated
+from token_server.storage.batch import Batcher, Work
 from token_server.storage.database_url import PostgresAddress, session_settings
 from token_server.storage.errors import translate
-from token_server.storage.steps import Dialect, Row, Transaction, run_in_block, run_steps
+from token_server.storage.query import Query
+from token_server.storage.steps import (
+    Dialect,
+    Fetch,
+    Row,
+    Transaction,
+    fetching_in_block,
+    run_steps,
+)
 
 R = TypeVar("R")
 
@@ -35,6 +44,7 @@ class _PostgresBackend:
         self._address = address
         # False behind PgBouncer, where nothing outlives a transaction.
         self._has_session = address.prepared_statements
+        self._look_ups = Batcher(Work(self._look_up, key=id))
 
     @contextlib.asynccontextmanager
     async def read(self, wait_s: float | None = None) -> AsyncIterator[AsyncConnection]:
@@ -63,31 +73,38 @@ class _PostgresBackend:
             await engine.dispose()
 
     async def read_alone(self, queries: Sequence[Asked]) -> list[list[Row]]:
-        if not self._has_session:
-            async with self.read() as conn:
-                return [list((await conn.execute(q.statement, v)).all()) for q, v in queries]
-        async with self._engine.connect() as conn:
-            driver: Any = (await conn.get_raw_connection()).driver_connection
-            found: list[list[Row]] = []
-            for query, values in queries:
-                statement, bound = query.bind("postgresql", values)
-                found.append(await driver.fetch(statement, *bound))
-            return found
+        return await self._look_ups.submit(queries)
+
+    async def _look_up(self, asked: Sequence[Sequence[Asked]]) -> list[list[list[Row]]]:
+        """All that was asked by several at once, in one statement for each query."""
+        found: list[list[list[Row]]] = [[[] for _ in queries] for queries in asked]
+        places: dict[Query, list[tuple[list[Row], Mapping[str, object]]]] = {}
+        for rows_of, queries in zip(found, asked, strict=True):
+            for rows, (query, values) in zip(rows_of, queries, strict=True):
+                places.setdefault(query, []).append((rows, values))
+        with translated():
+            async with self._fetching() as fetch:
+                for query, wanted in places.items():
+                    for number, *row in await fetch(*query.bind_all([v for _, v in wanted])):
+                        wanted[number - 1][0].append(row)
+        return found
 
     async def write_alone(self, statement: str, values: Sequence[object]) -> list[Row]:
-        async with self._engine.connect() as conn:
-            if not self._has_session:  # the bounds on waits travel with each transaction
-                async with conn.begin():
-                    return list(await conn.exec_driver_sql(statement, tuple(values)))
-            driver: Any = (await conn.get_raw_connection()).driver_connection
-            # Outside of BEGIN it is its own transaction, in a single round trip.
-            rows: list[Row] = await driver.fetch(statement, *values)
-            return rows
+        async with self._fetching() as fetch:
+            return await fetch(statement, values)
 
     async def write_steps(self, transaction: Transaction[R]) -> R:
-        if not self._has_session:
-            async with self.write(None) as conn:
-                return await run_in_block(conn, transaction)
+        async with self._fetching(is_transaction=True) as fetch:
+            return await run_steps(fetch, transaction("postgresql"))
+
+    @contextlib.asynccontextmanager
+    async def _fetching(self, *, is_transaction: bool = False) -> AsyncIterator[Fetch]:
+        """Straight to the driver, where a statement outside of BEGIN is its own transaction, in a
+        single round trip."""
+        if not self._has_session:  # the bounds on waits travel with each transaction
+            async with self._engine.begin() as conn:
+                yield fetching_in_block(conn)
+            return
         async with self._engine.connect() as conn:
             driver: Any = (await conn.get_raw_connection()).driver_connection
 
@@ -95,10 +112,14 @@ class _PostgresBackend:
                 rows: list[Row] = await driver.fetch(statement, *values)
                 return rows
 
-            async with driver.transaction(isolation="read_committed"):
-                return await run_steps(fetch, transaction("postgresql"))
+            if is_transaction:
+                async with driver.transaction(isolation="read_committed"):
+                    yield fetch
+            else:
+                yield fetch
 
     async def close(self) -> None:
+        await self._look_ups.close()
         await self._engine.dispose()
 
 
@@ -184,10 +205,10 @@ async def _check(backend: _PostgresBackend) -> None:
                 "DATABASE_URL leads to a connection pooler that refuses session settings "
                 "(PgBouncer): add ?prepared_statements=off to it."
             ) from None
-        translated = translate(error)
-        if translated is None:
+        unable = translate(error)
+        if unable is None:
             raise
-        raise translated from None
+        raise unable from None
     if int(version) < 130000:
         raise OperatorError("PostgreSQL 13 or newer is needed.")
 

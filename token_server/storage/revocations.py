@@ -94,10 +94,10 @@ _STATEMENTS: dict[type[Revocation], tuple[Entries, dict[Dialect, str]]] = {
 def revocation_batcher(store: Store) -> Batcher[Revocation, bool]:
     """Group commit of revocations; False means that it had ended already, or never was."""
 
-    async def run(store: Store, entries: Sequence[Revocation]) -> Sequence[bool]:
+    async def run(entries: Sequence[Revocation]) -> Sequence[bool]:
         return await store.write_steps(partial(revoke, entries))
 
-    return Batcher(store, Work(run, key=_key))
+    return Batcher(Work(run, key=_key))
 
 
 def revoke(entries: Sequence[Revocation], dialect: Dialect) -> Steps[list[bool]]:

@@ -73,8 +73,8 @@ async def rotate_families(store: Store, entries: Sequence[RotationEntry]) -> lis
 def rotation_batcher(store: Store) -> Batcher[RotationEntry, Family | None]:
     """Group commit of rotations; None means that the entry stepped nothing."""
 
-    async def run(store: Store, entries: Sequence[RotationEntry]) -> Sequence[Family | None]:
+    async def run(entries: Sequence[RotationEntry]) -> Sequence[Family | None]:
         stepped = {family.family_id: family for family in await rotate_families(store, entries)}
         return [stepped.get(entry.family_id) for entry in entries]
 
-    return Batcher(store, Work(run, key=lambda entry: entry.family_id))
+    return Batcher(Work(run, key=lambda entry: entry.family_id))

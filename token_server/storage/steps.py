@@ -68,14 +68,14 @@ async def run_steps(fetch: Fetch, steps: Steps[R]) -> R:
         rows = await fetch(statement, values)
 
 
-async def run_in_block(conn: AsyncConnection, transaction: Transaction[R]) -> R:
-    """As a part of a write block, with what SQLAlchemy does around each statement."""
+def fetching_in_block(conn: AsyncConnection) -> Fetch:
+    """As a part of a block, with what SQLAlchemy does around each statement."""
 
     async def fetch(statement: str, values: Sequence[object]) -> list[Row]:
         done = await conn.exec_driver_sql(statement, tuple(values))
         return list(done) if done.returns_rows else []
 
-    return await run_steps(fetch, transaction(dialect_of(conn)))
+    return fetch
 
 
 def dialect_of(conn: AsyncConnection) -> Dialect:

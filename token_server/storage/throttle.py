@@ -58,10 +58,10 @@ _PRUNE = Query(
 def step_batcher(store: Store) -> Batcher[Step, Decision]:
     """Group commit of steps. Steps of one bucket may share a batch, so each is its own key."""
 
-    async def run(store: Store, steps: Sequence[Step]) -> Sequence[Decision]:
+    async def run(steps: Sequence[Step]) -> Sequence[Decision]:
         return await store.write_steps(partial(apply_steps, steps))
 
-    return Batcher(store, Work(run, key=id))
+    return Batcher(Work(run, key=id))
 
 
 def apply_steps(steps: Sequence[Step], dialect: Dialect) -> Steps[list[Decision]]:
