@@ -29,8 +29,8 @@ def test_batch_at_most_doubles() -> None:
     assert pace.limit == 2 * FIRST
 
 
-def test_others_have_two_thirds_of_the_time() -> None:
+def test_others_have_three_quarters_of_the_time() -> None:
     """A slow batch is followed by a longer pause, a quick one still by some."""
     pace = BatchPace()
-    assert pace.pause_after(0.3) == pytest.approx(0.6)
+    assert pace.pause_after(0.3) == pytest.approx(0.9)
     assert pace.pause_after(0.0) == LEAST_PAUSE_S

@@ -1,7 +1,9 @@
 """Opening databases, blocks that commit or roll back, and failures that say what they are."""
 
 import asyncio
+import contextlib
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -155,6 +157,25 @@ async def test_last_close_leaves_one_whole_file(sqlite_url: str) -> None:
     assert path is not None
     await store.close()
     assert not path.with_name(path.name + "-wal").exists()
+
+
+async def test_checkpoint_leaves_nothing_to_do_for_the_next_commit(
+    sqlite_store: Store, tmp_path: Path
+) -> None:
+    """What was written is in the file itself; and it waits for its turn like any writer, since
+    SQLite before 3.51.3 can corrupt a WAL when two write at once."""
+    assert sqlite_store.path is not None
+    copy = tmp_path / "copy.db"
+    async with sqlite_store.write() as conn:
+        await meta.set(conn, "name", "value")
+        waiting = asyncio.create_task(sqlite_store.checkpoint())
+        done, _ = await asyncio.wait([waiting], timeout=0.05)
+        assert not done
+    await waiting
+    shutil.copyfile(sqlite_store.path, copy)
+
+    with contextlib.closing(sqlite3.connect(copy)) as file:
+        assert file.execute("SELECT value FROM meta WHERE name = 'name'").fetchone() == ("value",)
 
 
 async def test_sqlite_locked_by_a_stranger_is_busy(sqlite_store: Store) -> None:

@@ -7,8 +7,8 @@ the time for which they keep others from writing, which only the batch before ca
 
 from dataclasses import dataclass
 
-HOLD_S = 0.02  # for so long a batch may keep others waiting: about what a busy disk's sync takes
-PAUSE_RATIO = 2  # others have at least two thirds of the time
+HOLD_S = 0.01  # for so long a batch may keep others waiting: about what a busy disk's sync takes
+PAUSE_RATIO = 3  # others have at least three quarters of the time
 LEAST_PAUSE_S = 0.005
 FIRST, LEAST, MOST = 100, 10, 5000
 

@@ -222,7 +222,10 @@ async def _prune(runtime: Runtime, kind: PrunedKind, before: int) -> int:
         total += count
         if count < limit:
             return total
-        await asyncio.sleep(pace.pause_after(runtime.clock.monotonic() - begun_at))
+        pause_s = pace.pause_after(runtime.clock.monotonic() - begun_at)
+        await asyncio.sleep(pause_s)
+        await runtime.store.checkpoint()
+        await asyncio.sleep(pause_s)
 
 
 @asynccontextmanager

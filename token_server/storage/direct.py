@@ -54,12 +54,26 @@ class DirectWriter(_Connection):
 
         Cancelled, it still waits for the thread, so that its caller's turn does not end before.
         """
+        return await self._hop(partial(self._transact, steps))
+
+    async def checkpoint(self) -> None:
+        """As much as no reader stands in the way of. Raises sqlite3.Error."""
+        await self._hop(self._checkpoint)
+
+    async def _hop(self, work: Callable[[], R]) -> R:
         loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(self._thread, self._transact, steps)
+        done = loop.run_in_executor(self._thread, work)
         try:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
             await asyncio.wait([done])
+            raise
+
+    def _checkpoint(self) -> None:
+        try:
+            self._connected().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except BaseException:
+            self._disconnect()
             raise
 
     def _transact(self, steps: Steps[R]) -> R:

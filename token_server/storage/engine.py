@@ -75,6 +75,14 @@ class Store:
         with translated():
             return await self._backend.write_steps(transaction)
 
+    async def checkpoint(self) -> None:
+        """SQLite: move what the write-ahead log holds into the file, in a turn of its own. Else
+        the next commit has to do it, with all that a long clean-up wrote. PostgreSQL has a
+        process for it."""
+        self._require_open()
+        with translated():
+            await self._backend.checkpoint()
+
     async def close(self) -> None:
         if not self._is_closed:
             self._is_closed = True

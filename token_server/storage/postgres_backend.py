@@ -118,6 +118,9 @@ class _PostgresBackend:
             else:
                 yield fetch
 
+    async def checkpoint(self) -> None:
+        pass
+
     async def close(self) -> None:
         await self._look_ups.close()
         await self._engine.dispose()

@@ -66,6 +66,10 @@ class _SqliteBackend:
         async with self._lock.hold():
             return await self._direct_writer.run(transaction("sqlite"))
 
+    async def checkpoint(self) -> None:
+        async with self._lock.hold():
+            await self._direct_writer.checkpoint()
+
     async def close(self) -> None:
         await self._readers.dispose()
         await self._direct_reader.close()
