@@ -6,6 +6,8 @@ web/traffic.py. A refusal has the shape of its path. Whoever is slow is cut off 
 """
 
 import asyncio
+import socket
+import struct
 from collections import deque
 from enum import Enum, auto
 from typing import Any, cast
@@ -25,7 +27,7 @@ _log = get_logger(__name__)
 
 _ASGI: Any = {"version": "3.0", "spec_version": "2.3"}
 _MOST_UNREAD_BYTES = 64 * 1024  # of a body that nobody takes: then no more of it is read
-_WRITE_BUFFER_BYTES = 64 * 1024
+_WRITE_BUFFER_BYTES = 32 * 1024
 _LINGER_S = 2.0
 _MOST_LINGERING_BYTES = 1024 * 1024
 _NEVER = float("inf")
@@ -136,15 +138,19 @@ class Http1(asyncio.Protocol):
         """The client does not read: it has a while to begin."""
         self._reader_gone = self._loop.create_future()
         self.deadline = self.traffic.now + self.traffic.limits.write_s
+        self._pause_reading()  # whoever does not read asks for nothing more
 
     def resume_writing(self) -> None:
         waiter, self._reader_gone = self._reader_gone, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-        if self._phase in (_Phase.ANSWER, _Phase.BODY):
-            self.deadline = _NEVER
-        elif self._phase is _Phase.IDLE:
-            self.deadline = self.traffic.now + self.traffic.limits.keep_alive_s
+        match self._phase:
+            case _Phase.ANSWER | _Phase.BODY:
+                self.deadline = _NEVER
+            case _Phase.IDLE:
+                self._go_on()
+            case _Phase.NEW | _Phase.HEAD | _Phase.LINGER | _Phase.CLOSED:
+                pass
 
     # --- the parser's side ------------------------------------------------------------------------
 
@@ -211,9 +217,8 @@ class Http1(asyncio.Protocol):
             self._discard(body)  # too much for its answer, which is given: only its end counts
             return
         request.take(body)
-        if request.unread_bytes > _MOST_UNREAD_BYTES and self._transport is not None:
-            self._is_reading = False
-            self._transport.pause_reading()
+        if request.unread_bytes > _MOST_UNREAD_BYTES:
+            self._pause_reading()
 
     def on_message_complete(self) -> None:
         request = self._latest
@@ -256,18 +261,10 @@ class Http1(asyncio.Protocol):
         if not request.keeps_alive:
             self._close(is_read=request.is_complete)
             return
-        if self._waiting:
-            self._answer(self._waiting.popleft())
-            return
-        self.resume_reading()
-        if self._reader_gone is not None:
-            self._phase = _Phase.IDLE  # under the deadline of `pause_writing`
-        elif self._is_in_message:
-            self._phase = _Phase.HEAD
-            self.deadline = self.traffic.now + self.traffic.limits.head_s
+        if self._reader_gone is None:
+            self._go_on()
         else:
-            self._phase = _Phase.IDLE
-            self.deadline = self.traffic.now + self.traffic.limits.keep_alive_s
+            self._phase = _Phase.IDLE  # under the deadline of `pause_writing`
 
     # --- the side of uvicorn and the traffic -----------------------------------------------------
 
@@ -285,15 +282,30 @@ class Http1(asyncio.Protocol):
             case _Phase.BODY:
                 self.traffic.note("body_too_slow")
                 self._refuse(408)
-            case _Phase.ANSWER:
-                self.traffic.note("reader_too_slow")
-                self._abort()
-            case _Phase.NEW | _Phase.IDLE | _Phase.LINGER | _Phase.CLOSED:
+            case _Phase.ANSWER | _Phase.NEW | _Phase.IDLE | _Phase.LINGER | _Phase.CLOSED:
                 if self._reader_gone is not None:
                     self.traffic.note("reader_too_slow")
+                    self._forget_unread()
                 self._abort()
 
     # --- within -----------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """To the next request: it may be here already, or have begun."""
+        if self._waiting:
+            self._answer(self._waiting.popleft())
+            return
+        self.resume_reading()
+        limits, now = self.traffic.limits, self.traffic.now
+        if self._is_in_message:
+            self._phase, self.deadline = _Phase.HEAD, now + limits.head_s
+        else:
+            self._phase, self.deadline = _Phase.IDLE, now + limits.keep_alive_s
+
+    def _pause_reading(self) -> None:
+        if self._is_reading and self._transport is not None:
+            self._is_reading = False
+            self._transport.pause_reading()
 
     def _answer(self, request: Request) -> None:
         self._request = request
@@ -358,6 +370,12 @@ class Http1(asyncio.Protocol):
         self._discarded_bytes += len(data)
         if self._discarded_bytes > _MOST_LINGERING_BYTES:
             self._abort()
+
+    def _forget_unread(self) -> None:
+        """Or the kernel would keep what was not read, and try for minutes to send it."""
+        if self._transport is not None:
+            connection = self._transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _abort(self) -> None:
         if self._transport is not None:

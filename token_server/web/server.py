@@ -37,6 +37,7 @@ _log = get_logger(__name__)
 BACKLOG = 2048
 MANAGEMENT_CONNECTIONS = 128
 MANAGEMENT_DRAIN_S = 2
+SEND_BUFFER_BYTES = 64 * 1024  # of the kernel's for each connection; it takes twice as much
 SPARE_DESCRIPTORS = 256  # databases, logs, keys, the management port, connections being refused
 GAUGE_INTERVAL_S = 2.0
 LAG_INTERVAL_S = 0.1
@@ -308,6 +309,8 @@ def _listen(address: str, setting: str) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Or the kernel buys megabytes of answers for a client that reads none of them.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         if family == socket.AF_INET6 and host == "::":
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind((host, port))
