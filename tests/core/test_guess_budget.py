@@ -25,12 +25,16 @@ DAY_S = 86_400
         ("2001:db8:1:2::1", Networks("2001:db8:1:2::/64", "2001:db8:1::/48")),
         ("2001:db8:1:2:ffff::", Networks("2001:db8:1:2::/64", "2001:db8:1::/48")),
         ("2001:db8:1:3::1", Networks("2001:db8:1:3::/64", "2001:db8:1::/48")),
+        ("64:ff9b::192.0.2.7", Networks("192.0.2.7")),
+        ("64:ff9b:0:0:0:1::7", Networks("64:ff9b::/64", "64:ff9b::/48")),
+        ("2002:c000:207::1", Networks("2002:c000:207::/64", "2002:c000:207::/48")),
         ("::1", Networks("::/64", "::/48")),
         (None, Networks("none")),
     ],
 )
 def test_network_is_the_address_or_its_prefix(ip_address: str | None, expected: Networks) -> None:
-    """IPv4 by address, in either spelling; IPv6 by /64 and /48 (case F113)."""
+    """IPv4 by address, in every spelling; IPv6 by /64 and /48 (case F113). Behind a translator all
+    of IPv4 is one /64, which must not be one guesser (RFC 6052 §2.1)."""
     assert networks_of(ip_address) == expected
 
 

@@ -15,11 +15,12 @@ from tests.support.account import (
     session_of,
     start_session,
 )
+from tests.support.guessing import buckets
 from tests.support.server import EMAIL, ISSUER, PASSWORD, RunningServer
 from token_server.core.claims import AccessToken, access_token_claims
 from token_server.services.clients import disable_client, enable_client
 from token_server.services.user_profile import change_names, set_roles
-from token_server.services.users import disable_user, enable_user
+from token_server.services.users import disable_user, enable_user, list_users
 
 REALM = 'Bearer realm="token-server"'
 
@@ -191,6 +192,23 @@ async def test_disabled_account_client_closes_every_door(server: RunningServer) 
     await enable_client(server.runtime, "account")
     server.clock.advance(6)
     assert (await log_in(server)).status_code == 200
+
+
+async def test_closed_account_api_looks_at_no_password_and_makes_nobody(
+    sqlite_server: RunningServer,
+) -> None:
+    """F102, F109: a right password would be forgiven and a wrong one counted, so that 429 would
+    tell them apart; and a registration must not leave an account behind."""
+    server = sqlite_server
+    await server.add_user()
+    await disable_client(server.runtime, "account")
+    server.clock.advance(6)
+    for password in (*[PASSWORD] * 7, *["wrong password"] * 7):
+        assert_problem(await log_in(server, EMAIL, password), 401, "credentials_refused")
+    new = {"email": "new@example.org", "password": PASSWORD, "name": "New"}
+    assert_problem(await post(server, "/register", new), 403, "registration_closed")
+    assert await buckets(server.runtime) == []
+    assert len(await list_users(server.runtime)) == 1
 
 
 async def test_roles_are_those_of_today_and_names_are_in_no_token(server: RunningServer) -> None:

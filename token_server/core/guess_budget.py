@@ -26,6 +26,7 @@ WIDE_NETWORK_BUDGETS = (Budget(600, 1),)
 
 _PREFIX_LENGTH = 64
 _WIDE_PREFIX_LENGTH = 48
+_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
 _NO_ADDRESS = "none"
 _MAX_REMEMBERED = 10_000
 
@@ -44,10 +45,18 @@ def networks_of(ip_address: str | None) -> Networks:
         return Networks(_NO_ADDRESS)
     address = ipaddress.ip_address(ip_address)
     if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is None:
+        ipv4 = address.ipv4_mapped or _translated(address)
+        if ipv4 is None:
             return Networks(_prefix(address, _PREFIX_LENGTH), _prefix(address, _WIDE_PREFIX_LENGTH))
-        address = address.ipv4_mapped
+        address = ipv4
     return Networks(str(address))
+
+
+def _translated(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address in one that a translator made (RFC 6052 §2.1): all of IPv4 is one /64."""
+    if address not in _TRANSLATED:
+        return None
+    return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
 
 
 def _prefix(address: ipaddress.IPv6Address, length: int) -> str:

@@ -70,6 +70,8 @@ async def register(
     if settings.registration != "open":
         raise RegistrationClosedError("registration_closed")
     _require_clock(runtime)
+    if not (await _account_client(runtime)).is_enabled:
+        raise RegistrationClosedError("client_disabled")  # nobody is made who could not log in
     _check_label(label)
     problems = await find_problems(runtime, new)
     if problems:
@@ -100,6 +102,9 @@ async def log_in(
     """Start a session; CredentialsRefusedError whatever was wrong."""
     _require_clock(runtime)
     _check_label(credentials.label)
+    if not (await _account_client(runtime)).is_enabled:
+        # Not looked at: what is right would be forgiven, and the budget would tell.
+        raise CredentialsRefusedError("client_disabled")
     user = await authenticate_user(
         runtime,
         Guess(Door.LOGIN, credentials.email),
