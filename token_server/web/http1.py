@@ -259,7 +259,7 @@ class Http1(asyncio.Protocol):
         self._state.total_requests += 1
         self._request = None
         if not request.keeps_alive:
-            self._close(is_read=request.is_complete)
+            self._close(is_read=request.is_complete and self._parser is not None)
             return
         if self._reader_gone is None:
             self._go_on()
@@ -270,6 +270,9 @@ class Http1(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """uvicorn stops: a request under way is answered, everything else is over."""
+        for request in (self._request, *self._waiting):
+            if request is not None:
+                request.keeps_alive = False
         if self._request is None and self._phase is not _Phase.LINGER:
             self._close(is_read=True)
 
@@ -301,6 +304,7 @@ class Http1(asyncio.Protocol):
             self._phase, self.deadline = _Phase.HEAD, now + limits.head_s
         else:
             self._phase, self.deadline = _Phase.IDLE, now + limits.keep_alive_s
+            self._latest = None  # whoever waits holds little
 
     def _pause_reading(self) -> None:
         if self._is_reading and self._transport is not None:
@@ -334,13 +338,16 @@ class Http1(asyncio.Protocol):
         if status in (400, 414, 417, 431):
             self.traffic.note("malformed")
         self._parser = None
-        if request is not None and (request.is_complete or request.has_begun):
+        if request is not None and request.is_complete:
             # The one before is answered first, and is the last.
             request.keeps_alive = False
             self._waiting.clear()
             return
         if request is not None:
             request.leave()
+            if request.has_begun:
+                self._abort()
+                return
         self.write(refusal(status, self._url, self.traffic))
         self._close(is_read=False)
 

@@ -155,5 +155,6 @@ class Request:
         return head
 
     def _continue_if_expected(self) -> None:
-        if any(name == b"expect" for name, _ in self.scope["headers"]):
+        is_expected = any(name == b"expect" for name, _ in self.scope["headers"])
+        if is_expected and self.scope["http_version"] == "1.1":
             self._carrier.write(_CONTINUE)

@@ -29,6 +29,7 @@ _BEING_REFUSED = 64
 _EVICTED_AT_ONCE = 64  # looking for them costs a look at all connections
 _SAY_AGAIN_S = 60.0
 _NEVER = math.inf
+_FULL = frozenset({"connections_full", "source_full"})  # the rest is the client's matter
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +121,8 @@ class Traffic:
             self.metrics.connection_refused(reason)
         if self.now - self._said.get(reason, -_NEVER) >= _SAY_AGAIN_S:
             self._said[reason] = self.now
-            _log.warning(
-                "connection_refused", reason=reason, connections=len(self.connections), **facts
-            )
+            log = _log.warning if reason in _FULL else _log.info
+            log("connection_refused", reason=reason, connections=len(self.connections), **facts)
 
     async def keep_looking(self) -> None:
         """Until cancelled: close whatever is overdue, and tell the time."""
