@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, Engine, event, inspect, text
 
 from tests.support.databases import TEST_EPOCH
 from token_server.errors import OperatorError
@@ -145,6 +145,49 @@ async def test_killed_upgrade_leaves_the_old_schema(empty_database_url: str) -> 
         assert await migrations.upgrade(store) is True
         async with store.read() as conn:
             assert await meta.get(conn, migrations.UPGRADED_AT) == str(TEST_EPOCH)
+    finally:
+        await store.close()
+
+
+class _BrokenAt:
+    """A database that refuses the n-th statement of an upgrade that would change something."""
+
+    def __init__(self, number: int) -> None:
+        self.left, self.refused = number, ""
+
+    def __call__(self, _conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.lstrip().upper().startswith(("SELECT", "PRAGMA")):
+            self.left -= 1
+            if self.left == 0:
+                self.refused = statement
+                raise RuntimeError("the disk is full")
+
+
+async def test_upgrade_that_fails_at_any_statement_leaves_the_old_schema(
+    empty_database_url: str,
+) -> None:
+    """Whatever statement fails, nothing is half-made, and the next start migrates (case 255). Every
+    third statement on SQLite, every 15th on PostgreSQL."""
+    step = 3 if empty_database_url.startswith("sqlite") else 15
+    store = await open_store(empty_database_url, now=lambda: TEST_EPOCH)
+    try:
+        refused: list[str] = []
+        while True:
+            broken = _BrokenAt(1 + step * len(refused))
+            event.listen(Engine, "before_cursor_execute", broken)
+            try:
+                assert await migrations.upgrade(store)
+            except RuntimeError:
+                refused.append(broken.refused)
+            else:
+                break
+            finally:
+                event.remove(Engine, "before_cursor_execute", broken)
+            async with store.read() as conn:
+                tables = await conn.run_sync(lambda sync: inspect(sync).get_table_names())
+            assert tables == [], broken.refused
+        assert (await migrations.schema_status(store)).is_current
+        assert len(refused) * step > 2 * len(metadata.tables)
     finally:
         await store.close()
 

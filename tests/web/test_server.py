@@ -196,11 +196,14 @@ def test_one_scrape_counts_every_worker(crew: Installation) -> None:
     """Two workers share their counters: whichever answers the scrape, the sum is right."""
     with running_processes(crew) as (server,):
         assert len(started_pids(server)) == 2
+        request_ids = set()
         for _ in range(20):  # a new connection each: the kernel spreads them
             answer = httpx.post(f"{server.base_url}/oauth2/token", data={"grant_type": "x"})
             assert answer.status_code == 401
+            request_ids.add(answer.headers["x-request-id"])
         scrapes = [httpx.get(f"{server.management_url}/metrics").text for _ in range(6)]
 
+    assert len(request_ids) == 20, "workers number their requests apart"
     for scrape in scrapes:
         lines = scrape.splitlines()
         counted = [x for x in lines if x.startswith("token_server_token_requests_total{")]
