@@ -192,9 +192,10 @@ def _batches(shape: Shape, part: Part, size: int) -> Iterator[list[Login]]:
 
 def _sqlite_sizes(path: Path) -> dict[str, TableSize]:
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        pages = dict(
-            connection.execute("SELECT name, pgsize FROM dbstat WHERE aggregate = TRUE").fetchall()
-        )
+        # Not `pgsize`, whose sum is of 32 bits; in the aggregate `pageno` is the number of pages.
+        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+        counted = connection.execute("SELECT name, pageno FROM dbstat WHERE aggregate = TRUE")
+        pages = {name: count * page_bytes for name, count in counted}
         indexes = connection.execute(
             "SELECT tbl_name, name FROM sqlite_schema WHERE type = 'index'"
         ).fetchall()
