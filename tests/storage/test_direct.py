@@ -85,20 +85,20 @@ async def test_cancelled_caller_keeps_the_turn_until_the_thread_is_done(tmp_path
 async def test_look_ups_at_once_get_their_own_rows(store: Store) -> None:
     """They share hops: each gets its own answer, an unknown id none."""
     logins = [await start_login(store) for _ in range(5)]
-    sids = [login.family.sid for login in logins for _ in range(20)]
+    ids = [login.family.family_id for login in logins for _ in range(20)]
 
     found = await asyncio.gather(
-        *(store.read_alone((families.BY_SID, {"sid": sid})) for sid in [*sids, "ses_unknown"])
+        *(store.read_alone((families.BY_ID, {"family_id": one})) for one in [*ids, bytes(16)])
     )
 
-    assert [families.family_of(rows[0]).sid for (rows,) in found[:-1]] == sids
+    assert [families.family_of(rows[0]).family_id for (rows,) in found[:-1]] == ids
     assert found[-1] == [[]]
 
 
 async def test_look_up_sees_what_was_committed_a_moment_ago(store: Store) -> None:
     """No connection of a reader keeps an old picture of the database."""
     login = await start_login(store)
-    asked = (families.BY_SID, {"sid": login.family.sid})
+    asked = (families.BY_ID, {"family_id": login.family.family_id})
     await store.read_alone(asked)
     for generation in range(3):
         await rotate_families(store, [login.entry(generation=generation)])
@@ -111,13 +111,13 @@ async def test_look_up_on_a_closed_store_is_not_now(store: Store) -> None:
     await store.close()
 
     with pytest.raises(UnavailableError):
-        await store.read_alone((families.BY_SID, {"sid": "ses_x"}))
+        await store.read_alone((families.BY_ID, {"family_id": bytes(16)}))
 
 
 async def test_cancelled_look_up_leaves_the_others_theirs(store: Store) -> None:
     """A client that goes away takes nobody's answer with it."""
     login = await start_login(store)
-    asked = (families.BY_SID, {"sid": login.family.sid})
+    asked = (families.BY_ID, {"family_id": login.family.family_id})
     tasks = [asyncio.create_task(store.read_alone(asked)) for _ in range(20)]
     await asyncio.sleep(0)
     for task in tasks[::2]:

@@ -14,7 +14,7 @@ from token_server.errors import TokenMissingError, TokenRefusedError
 from token_server.records import Family, User
 from token_server.runtime import Runtime
 from token_server.services.request_context import RequestContext
-from token_server.storage import families, users
+from token_server.storage.token_facts import read_principal
 from token_server.verify import (
     Claims,
     InvalidRequestError,
@@ -58,13 +58,10 @@ class BearerGuard:
             raise TokenRefusedError("machine_token")
         if claims.client_id != ACCOUNT_CLIENT_ID:
             raise TokenRefusedError("token_of_another_client")
-        sessions, owners = await self._runtime.store.read_alone(
-            (families.BY_SID, {"sid": claims.session_id}),
-            (users.BY_ID, {"user_id": claims.subject}),
-        )
-        if not sessions or not owners:
+        found = await read_principal(self._runtime.store, claims.session_id, claims.subject)
+        if found is None:
             raise TokenRefusedError("session_unknown")
-        session, user = families.family_of(sessions[0]), users.user_of(owners[0])
+        session, user = found
         reason = _session_problem(claims, session, context.now)
         if reason is not None:
             raise TokenRefusedError(reason)

@@ -53,7 +53,7 @@ COLUMN_NAMES = (
 # Read with the family, so that a refreshed token says what the user may do today. The cast is for
 # SQLite, which knows no type in RETURNING and would scan the table without it.
 ROLES = "coalesce((SELECT roles FROM users WHERE user_id = CAST({f}.user_id AS TEXT)), '')"
-_COLUMNS = (
+COLUMNS = (
     *(_C[name] for name in COLUMN_NAMES),
     literal_column(ROLES.format(f="families")).label("roles"),
 )
@@ -61,12 +61,11 @@ _COLUMNS = (
 _WORDS = (COLUMN_NAMES.index("scope"), COLUMN_NAMES.index("audience"), -1)  # -1: the roles
 _IS_FAMILY = _C.family_id == bindparam("for_family_id")
 _IS_LIVE = _C.revoked_at.is_(None)
-_FIND = select(*_COLUMNS).where(_C.family_id == bindparam("family_id"))
+_FIND = select(*COLUMNS).where(_C.family_id == bindparam("family_id"))
 BY_ID = Query(_FIND)  # a row for `family_of`
-_FIND_BY_SID = select(*_COLUMNS).where(_C.sid == bindparam("sid"))
-BY_SID = Query(_FIND_BY_SID)  # so is this
+_FIND_BY_SID = select(*COLUMNS).where(_C.sid == bindparam("sid"))
 _LIST = (
-    select(*_COLUMNS)
+    select(*COLUMNS)
     .where(
         _C.user_id == bindparam("user_id"),
         _IS_LIVE,
@@ -131,7 +130,7 @@ _RENEW = (
             (_C.auth_time >= bindparam("now"), _C.auth_time + 1), else_=bindparam("now")
         ),
     )
-    .returning(*_COLUMNS)
+    .returning(*COLUMNS)
 )
 _OF_USER = _C.user_id == bindparam("owner")
 _NOTE_REPLAY = (
@@ -148,7 +147,7 @@ _NOTE_REPLAY = (
             (_C.replayed_generation == bindparam("presented") - 1, _C.shadow_count + 1), else_=0
         ),
     )
-    .returning(*_COLUMNS)
+    .returning(*COLUMNS)
 )
 _PRUNE = delete(families).where(
     _C.seq.in_(

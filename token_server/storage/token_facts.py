@@ -8,14 +8,18 @@ from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Text, bindparam, literal, select
 
-from token_server.records import Family
-from token_server.storage import families, meta
+from token_server.records import Family, User
+from token_server.storage import meta
 from token_server.storage.backend import Asked
 from token_server.storage.engine import Store
+from token_server.storage.families import COLUMNS as FAMILY_COLUMNS
+from token_server.storage.families import family_of
 from token_server.storage.query import Query
-from token_server.storage.schema import clients, denied_tokens, revoked_positions, users
+from token_server.storage.schema import clients, denied_tokens, families, revoked_positions, users
 from token_server.storage.schema import meta as values
 from token_server.storage.steps import Row
+from token_server.storage.users import COLUMNS as USER_COLUMNS
+from token_server.storage.users import user_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,9 @@ class TokenFacts:
     are_actors_enabled: bool  # all of them
 
 
+_IS_SESSION = families.c.sid == bindparam("sid", type_=Text)
 _IS_SUBJECT = users.c.user_id == bindparam("subject", type_=Text)
-_FACTS_OF_TOKEN = select(
+_FACTS = (
     select(clients.c.is_enabled)
     .where(clients.c.client_id == bindparam("client_id", type_=Text))
     .label("is_client_enabled"),
@@ -63,7 +68,17 @@ _FACTS_OF_TOKEN = select(
     select(values.c.value).where(values.c.name == meta.SESSIONS_FLOOR).label("sessions_floor"),
     select(values.c.value).where(values.c.name == meta.MACHINES_FLOOR).label("machines_floor"),
 )
-FACTS = Query(_FACTS_OF_TOKEN)
+FACTS = Query(
+    select(*_FACTS, *FAMILY_COLUMNS).select_from(
+        select(literal(1).label("one")).subquery("one").outerjoin(families, _IS_SESSION)
+    )
+)
+# The session and its user, as far as both exist.
+PRINCIPAL = Query(
+    select(*FAMILY_COLUMNS, *USER_COLUMNS)
+    .select_from(families.join(users, _IS_SUBJECT))
+    .where(_IS_SESSION)
+)
 
 MAX_ACTORS = 8  # what the verifier takes (verify/claims.py)
 _ACTORS = tuple(f"actor_{n}" for n in range(MAX_ACTORS))
@@ -84,17 +99,25 @@ async def read_token_facts(
         "subject": key.subject,
         "jti": key.jti,
         "number": key.number,
+        "sid": sid,
     }
     asked: list[Asked] = [(FACTS, values)]
-    if sid is not None:
-        asked.append((families.BY_SID, {"sid": sid}))
     if key.actors:
         asked.append((ENABLED_ACTORS, actor_values(key.actors)))
-    found = await store.read_alone(*asked)
-    are_actors_enabled = not key.actors or len(found[-1]) == len(set(key.actors))
-    session = found[1][0] if sid is not None and found[1] else None
-    facts = _facts_of(found[0][0], are_actors_enabled)
-    return facts, None if session is None else families.family_of(session)
+    ((row,), *enabled) = await store.read_alone(*asked)
+    are_actors_enabled = not key.actors or len(enabled[0]) == len(set(key.actors))
+    session = row[len(_FACTS) :]
+    facts = _facts_of(row[: len(_FACTS)], are_actors_enabled)
+    return facts, None if session[0] is None else family_of(session)
+
+
+async def read_principal(store: Store, sid: str, subject: str) -> tuple[Family, User] | None:
+    """The session of this id and the user of this one; None when either does not exist."""
+    ((*found,),) = await store.read_alone((PRINCIPAL, {"sid": sid, "subject": subject}))
+    if not found:
+        return None
+    count = len(FAMILY_COLUMNS)
+    return family_of(found[0][:count]), user_of(found[0][count:])
 
 
 def actor_values(actors: tuple[str, ...]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from token_server.storage.query import Query
 from token_server.storage.schema import join_words, split_words, users
 
 _C = users.c
-_COLUMNS = (
+COLUMNS = (
     _C.user_id,
     _C.email,
     _C.email_canonical,
@@ -33,13 +33,13 @@ _COLUMNS = (
     _C.last_login_at,
     _C.roles,
 )
-_NAMES = tuple(column.name for column in _COLUMNS)
-_FIND = select(*_COLUMNS).where(_C.user_id == bindparam("user_id"))
+_NAMES = tuple(column.name for column in COLUMNS)
+_FIND = select(*COLUMNS).where(_C.user_id == bindparam("user_id"))
 BY_ID = Query(_FIND)  # a row for `user_of`
-_FIND_BY_EMAIL = select(*_COLUMNS).where(_C.email_canonical == bindparam("email_canonical"))
+_FIND_BY_EMAIL = select(*COLUMNS).where(_C.email_canonical == bindparam("email_canonical"))
 BY_EMAIL = Query(_FIND_BY_EMAIL)  # so is this
 _LIST = (
-    select(*_COLUMNS)
+    select(*COLUMNS)
     .where(_C.user_id > bindparam("after"))
     .order_by(_C.user_id)
     .limit(bindparam("limit"))
