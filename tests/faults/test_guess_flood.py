@@ -87,11 +87,10 @@ async def test_two_hundred_guesses_at_once_verify_no_more_than_the_budget(site: 
     result = Flood(looked_at(logs, ATTACKER), statuses, elapsed_s)
     assert result.problems() == []
     # The metrics say the same: what was hashed, and what failed, once each.
-    assert result.looked_at["password"] == hashed > 0
-    assert result.looked_at["client secret"] == failed[Door.CLIENT_SECRET] > 0
-    assert result.looked_at["api key"] == failed[Door.API_KEY] > 0
-    assert result.looked_at.total() == failed.total()
-    assert statuses[429] > 0
+    assert result.looked_at["password"] == hashed
+    assert result.looked_at["client secret"] == failed[Door.CLIENT_SECRET]
+    assert result.looked_at["api key"] == failed[Door.API_KEY]
+    assert result.looked_at.total() == failed.total() >= NETWORK_BUDGETS[0].burst
     assert from_elsewhere.status == 200
     assert set(refreshes) == {200}
     assert right.status == 429
@@ -168,7 +167,9 @@ async def test_kill_in_a_flood_gives_no_new_guesses(
                 guesser.send(login_request(EMAIL, f"guess {number}", ATTACKER))
                 for number, guesser in enumerate(guessers)
             ]
-            await asyncio.wait(guesses, return_when=asyncio.FIRST_COMPLETED)
+            for answered in asyncio.as_completed(guesses):
+                if (await answered).status == 401:
+                    break
             servers[0].kill()
             await asyncio.gather(*guesses, return_exceptions=True)
         servers[0] = start_server(installation, name=names[0])
