@@ -124,9 +124,11 @@ def token_request(
     return raw_request("POST", TOKEN_PATH, headers, urlencode(fields).encode())
 
 
-def form_request(path: str, fields: Mapping[str, str]) -> bytes:
+def form_request(
+    path: str, fields: Mapping[str, str], more_headers: Mapping[str, str] | None = None
+) -> bytes:
     """A POST to another of the OAuth endpoints; credentials are among the fields."""
-    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    headers = {"Content-Type": "application/x-www-form-urlencoded", **(more_headers or {})}
     return raw_request("POST", path, headers, urlencode(fields).encode())
 
 
