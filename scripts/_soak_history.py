@@ -37,7 +37,7 @@ def main() -> int:
         running_processes(installation, options.processes) as servers,
     ):
         addresses = [server.address for server in servers]
-        report = asyncio.run(record(installation, addresses, plan))
+        (report,) = asyncio.run(record(installation, addresses, [plan]))
     mode = "strict" if options.strict else "replay window"
     print(
         f"{options.database}, {options.processes} process(es), {mode}: {report.summary()}; "

@@ -21,6 +21,7 @@ class Cast:
     machine_secret: tuple[str, str]
     service_secret: tuple[str, str]
     forge: Callable[[str], str]  # the token after this one, that nobody was given
+    now: Callable[[], int]
     _made: int = 0
     _old: dict[str, str] = field(default_factory=dict)
 
@@ -41,8 +42,15 @@ class Cast:
 
     @property
     def families(self) -> list[Family]:
-        """The oldest first; only those whose id a token has told."""
-        return [each for each in self.state.families.values() if each.sid is not None]
+        """The oldest first, and those that are over before those that live; only those whose id a
+        token has told."""
+        known = [each for each in self.state.families.values() if each.sid is not None]
+        now = self.now()
+        return sorted(known, key=lambda each: each.is_live(now))
+
+    @property
+    def has_live(self) -> bool:
+        return bool(self.families) and self.families[-1].is_live(self.now())
 
     @property
     def access(self) -> list[str]:

@@ -18,21 +18,20 @@ from tests.model.answers import Answer
 from tests.model.calls import ISSUER, HttpCall, Introspect, Moment, Refresh
 from tests.model.credentials import SCOPES, Cast
 from tests.model.explaining import Made, ViolationError, explain
-from tests.model.nodes import Node, World
-from tests.model.offline import AUDIENCE, Published, StatusListError, TokenError
+from tests.model.nodes import World
+from tests.model.offline import AUDIENCE
+from tests.model.onlooker import Onlooker
 from tests.model.operator_calls import OperatorCall
 from tests.model.plans import Join, Plan
-from tests.model.state import ACCOUNT, SKEW_S, Access, Client, Doors, Family, State
+from tests.model.state import ACCOUNT, SKEW_S, Client, Doors, Family, State
 from tests.support.load import Reply
 from tests.support.refresh_tokens import family_of, generation_of
 from token_server.core.refresh import TokenText, encode_refresh_token
 from token_server.services.clients import NewClient, add_client
-from token_server.services.key_rotation import Asked, compromise_key, rotate_keys
 from token_server.storage.families import find_session
 
-NEXT_STATUS_LOOK_MS = 600  # a server looks for revocations every half a second
 MAX_TOUCHED = 3
-KEY_NAMED_S = 29 * 86400  # status lists name a compromised key for 30 days
+LONG_S = 600
 
 
 @dataclass(slots=True)
@@ -47,12 +46,11 @@ class Game:
     failure: str = ""  # the first one, with all that led to it: a race may not show itself twice
     _states: list[State] = field(default_factory=list)
     _cast: Cast = field(init=False)
-    _published: list[Published] = field(default_factory=list)
+    _onlooker: Onlooker = field(init=False)
     _constants: State = field(init=False)
     _service: tuple[str, str] = field(init=False)
     _machine: tuple[str, str] = field(init=False)
     _requests: int = 0
-    _compromised: dict[str, int] = field(default_factory=dict)  # since when, by kid
 
     def open(self) -> None:
         """Before the first sequence: a service, a machine, and the keys."""
@@ -87,7 +85,7 @@ class Game:
 
     def look(self, which: int) -> None:
         self.steps += 1
-        self.world.run(self._look(self._node(which)))
+        self.world.run(self._look(which % len(self.world.nodes)))
 
     def finish(self) -> None:
         """What is left of every session, presented once more."""
@@ -102,7 +100,7 @@ class Game:
     # What happens in the servers' loop.
 
     async def _open(self) -> None:
-        self._published = [Published() for _ in self.world.nodes]
+        self._onlooker = Onlooker(self.world)
         runtime = self.world.nodes[0].runtime
         _, secret = await add_client(runtime, NewClient("orders", (), serves_audiences=(AUDIENCE,)))
         assert secret is not None
@@ -132,15 +130,14 @@ class Game:
             ),
         }
         self._constants = State(clients=clients)
-        for number in range(len(self.world.nodes)):
-            await self._fetch_keys(number)
+        await self._onlooker.fetch_all(self._states)
 
     async def _begin(
         self, windows: tuple[int, int], idle_s: int | None, absolute_s: int | None
     ) -> None:
         await self._set_clock(0)
         await self._pass_time(1)
-        state = replace(self._constants, compromised=frozenset(self._compromised))
+        state = replace(self._constants, compromised=self._onlooker.compromised)
         names = tuple(f"{kind}-{self.sequences}" for kind in ("app", "web"))
         for name, window_s, is_public in zip(names, windows, (True, False), strict=True):
             new = NewClient(
@@ -167,12 +164,15 @@ class Game:
             state = state.with_client(client)
         self._states = [state]
         self._cast = Cast(
-            self.sequences, state, (names[0], names[1]), self._machine, self._service, self._forge
+            self.sequences,
+            state,
+            (names[0], names[1]),
+            self._machine,
+            self._service,
+            self._forge,
+            lambda: self.world.nodes[0].clock.now,
         )
         await self._step((Join(),), (0,))
-
-    def _node(self, which: int) -> Node:
-        return self.world.nodes[which % len(self.world.nodes)]
 
     async def _step(self, plans: Sequence[Plan], nodes: Sequence[int]) -> None:
         before = self._states[0].families
@@ -215,7 +215,8 @@ class Game:
             )
         )
         answers = [
-            await self._verified(answer, node) for answer, node in zip(answers, nodes, strict=True)
+            await self._onlooker.verified(answer, node, self._states)
+            for answer, node in zip(answers, nodes, strict=True)
         ]
         made = [Made(*each) for each in zip(calls, moments, answers, strict=True)]
         self.log += [f"{' & '.join(map(str, made))}"]
@@ -241,25 +242,6 @@ class Game:
         # Each from a network of its own: guessing budgets are another test's.
         source = {"X-Forwarded-For": f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"}
         return _answer_of(await node.request(actor, call.request(source)))
-
-    async def _verified(self, answer: Answer, which: int) -> Answer:
-        """With the claims of its access token, as a service reads them."""
-        if answer.status != 200 or not answer.body.startswith(b'{"access_token"'):
-            return answer
-        token = str(answer.members["access_token"])
-        now = self.world.nodes[which].clock.now
-        published = self._published[which]
-        if not published.is_known(token):
-            await self._fetch_keys(which)
-        try:
-            claims, kid = published.verify(token, now)
-        except TokenError as error:
-            raise ViolationError(
-                f"a token was issued that no service takes: {error.reason}"
-            ) from None
-        if kid in self._compromised:
-            raise ViolationError(f"a token was signed by the compromised key {kid}")
-        return replace(answer, claims=claims, kid=kid)
 
     def _check_age(self, made: Made) -> None:
         """By the uptime, which no clock step moves: no token lives longer than it says, and the
@@ -311,112 +293,41 @@ class Game:
     async def _pass_time(self, seconds: int) -> None:
         self.log.append(f"{seconds} s pass")
         self.world.set_clock(forward_ms=seconds * 1000)
-        await self._after_clock(is_long=seconds >= 600)
+        await self._after_clock(seconds)
 
     async def _set_clock(self, seconds: int) -> None:
         furthest_ms = max(node.clock.furthest_ms for node in self.world.nodes)
         self.log.append(f"the wall clock is set to {seconds} s from the furthest")
         self.world.set_clock(offset_ms=furthest_ms + seconds * 1000)
-        await self._after_clock(is_long=seconds >= 600)
+        await self._after_clock(seconds)
 
-    async def _after_clock(self, *, is_long: bool) -> None:
-        for node in self.world.nodes:
-            clock = node.runtime.clock
-            found = (clock.now(), clock.is_stepped_back())
-            if found != (node.clock.now, node.clock.is_stepped_back):
-                raise ViolationError(f"a server's clock says {found}, not {node.clock}")
-            if is_long:
+    async def _after_clock(self, seconds: int) -> None:
+        """A step of minutes is time in which a server looks after its keys."""
+        self._onlooker.check_clocks()
+        if seconds >= LONG_S:
+            for node in self.world.nodes:
                 await node.tick()
-        if is_long:
-            for number in range(len(self.world.nodes)):
-                await self._fetch_keys(number)
+            await self._onlooker.fetch_all(self._states)
 
     async def _restart(self, which: int) -> None:
         await self._set_clock(0)
         self.log.append(f"server {which} is started again")
         await self.world.restart(which % len(self.world.nodes))
-        await self._fetch_keys(which % len(self.world.nodes))
+        await self._onlooker.fetch_all(self._states)
 
     async def _change_keys(self, verb: str) -> None:
-        node = self.world.nodes[0]
-        if node.clock.is_stepped_back:
+        if self.world.nodes[0].clock.is_stepped_back:
             return  # nothing is to be decided by such a clock
         self.log.append(f"keys: {verb}")
-        before = node.runtime.keys.situation().signing
-        match verb:
-            case "rotate":
-                await rotate_keys(node.runtime, Asked("rotate"), now=True)
-            case "schedule":
-                await rotate_keys(node.runtime, Asked("rotate"))
-            case _:
-                kids = sorted(self._published[0].kids)
-                assert before is not None
-                kid = before.kid if verb == "compromise" else kids[0]
-                await compromise_key(node.runtime, kid, Asked("compromise"))
-                self._compromised.setdefault(kid, node.clock.now)
-                compromised = frozenset(self._compromised)
-                self._go_on([replace(each, compromised=compromised) for each in self._states])
-        self.world.set_clock(forward_ms=1000)
-        for number, each in enumerate(self.world.nodes):
-            await each.tick()
-            await self._fetch_keys(number)
-            await self._look(each)
+        await self._onlooker.change_keys(verb)
+        compromised = self._onlooker.compromised
+        self._go_on([replace(each, compromised=compromised) for each in self._states])
+        await self._onlooker.fetch_all(self._states)
+        for which in range(len(self.world.nodes)):
+            await self._look(which)
 
-    async def _fetch_keys(self, which: int) -> None:
-        """What every service has: no compromised key, always one that is next, and every key by
-        which a token may still be good."""
-        node = self.world.nodes[which]
-        reply = await node.get("/.well-known/jwks.json")
-        if reply.status != 200:
-            raise ViolationError(f"no key set: {reply}")
-        kids = frozenset(each["kid"] for each in reply.json()["keys"])
-        self._published[which].take(reply.body, kids)
-        if kids & self._compromised.keys():
-            raise ViolationError("a compromised key is published")
-        if len(kids) < 2:
-            raise ViolationError("no next key is published")
-        needed = {
-            each.kid
-            for state in self._states
-            for each in state.access.values()
-            if each.kid not in self._compromised and node.clock.now < each.expires_at
-        }
-        if not needed <= kids:
-            raise ViolationError(f"tokens live whose keys are not published: {needed - kids}")
-
-    async def _look(self, node: Node) -> None:
-        """The status lists: the bit of every token that may live, and the compromised keys."""
-        self.world.set_clock(forward_ms=NEXT_STATUS_LOOK_MS)
-        which = self.world.nodes.index(node)
-        lists = {}
-        uris = (await node.get("/oauth2/status-lists")).json()["status_lists"]
-        for uri in {*uris[-1:], *self._lists_named(node)}:
-            reply = await node.get(uri.removeprefix(ISSUER))
-            if reply.status != 200:
-                raise ViolationError(f"no status list: {reply}")
-            try:
-                lists[uri] = self._published[which].read_list(reply.body, uri, node.clock.now)
-            except StatusListError as error:
-                raise ViolationError(f"a status list that no service takes: {error}") from None
-        named = {kid for kid, at in self._compromised.items() if node.clock.now < at + KEY_NAMED_S}
-        if not named <= lists[uris[-1]].revoked_kids:
-            raise ViolationError("a status list does not name a compromised key")
-
-        def agrees(state: State) -> bool:
-            return all(
-                bool(lists[each.place[0]].find(each.place[1])) == _is_ended(state, text, each)
-                for text, each in state.access.items()
-                if each.place[0] and node.clock.now < each.expires_at
-            )
-
-        self._narrow([each for each in self._states if agrees(each)], "a status list")
-
-    def _lists_named(self, node: Node) -> set[str]:
-        return {
-            each.place[0]
-            for each in self._states[0].access.values()
-            if each.place[0] and node.clock.now < each.expires_at
-        }
+    async def _look(self, which: int) -> None:
+        self._narrow(await self._onlooker.read_lists(which, self._states), "a status list")
 
     async def _finish(self) -> None:
         await self._set_clock(0)
@@ -445,13 +356,6 @@ def _fate_of(made: Made, before: Mapping[str, Family], after: Mapping[str, Famil
         return "refresh: rotated" if is_step else "refresh: replayed"
     is_end = any(after[key].is_revoked != before[key].is_revoked for key in changed)
     return "refresh: reuse" if is_end else "refresh: refused"
-
-
-def _is_ended(state: State, text: str, access: Access) -> bool:
-    if access.family is None:
-        return text in state.given_back
-    family = state.families.get(access.family)
-    return family is not None and family.is_revoked
 
 
 def _answer_of(reply: Reply) -> Answer:

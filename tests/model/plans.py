@@ -87,8 +87,8 @@ class Renew:
     at_account: bool = True
 
     def resolve(self, cast: Cast) -> HttpCall:
-        if not cast.families:
-            return Begin().resolve(cast)
+        if not cast.families or not (cast.has_live or self.session % 3):
+            return Begin(client=self.session).resolve(cast)
         family = pick(cast.families, self.session)
         text = self._text(cast, family)
         if family.client_id == ACCOUNT and self.at_account and self.which != "foreign":
@@ -144,7 +144,7 @@ class Manage:
 
     def resolve(self, cast: Cast) -> HttpCall:
         there = [each for each in cast.families if each.client_id == ACCOUNT]
-        if not there:
+        if not there or not (there[-1].is_live(cast.now()) or self.session % 3):
             return Begin("account", user=self.session).resolve(cast)
         family = pick(there, self.session)
         tokens = cast.access_of(family)
@@ -252,8 +252,9 @@ OPERATE = st.builds(
     st.sampled_from(
         ("enable_user",) * 3
         + ("enable_client",) * 3
-        + ("disable_user", "disable_client", "set_password", "rotate_secret", "rotate_secret")
-        + ("end_session", "end_user", "end_client", "prune")
+        + ("rotate_secret",) * 3
+        + ("end_session",) * 3
+        + ("disable_user", "disable_client", "set_password", "end_user", "end_client", "prune")
     ),
     SMALL,
 )

@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.model.history import (
@@ -34,7 +34,7 @@ from token_server.services.clients import NewClient, add_client
 from token_server.services.users import NewUser, add_user
 
 EMAIL, PASSWORD = "witness@example.org", "correct horse battery staple"
-CLIENT_ID, AUDIENCE = "witness", "https://orders.example"
+AUDIENCE = "https://orders.example"
 WINDOW_S = 300
 
 
@@ -107,11 +107,11 @@ class Watched:
 class Recorder:
     """Actors, each with a connection to every server."""
 
-    def __init__(self, addresses: Sequence[Address], secret: str, plan: Plan) -> None:
+    def __init__(self, addresses: Sequence[Address], client: Mapping[str, str], plan: Plan) -> None:
         self.plan = plan
         self.report = Report()
         self._addresses = addresses
-        self._secret = secret
+        self._client = client
         self._chance = random.Random(plan.seed)  # noqa: S311 - what to do, no secret
 
     async def round(self) -> None:
@@ -141,7 +141,7 @@ class Recorder:
 
     async def _log_in(self) -> Watched:
         form = {"grant_type": "password", "username": EMAIL, "password": PASSWORD}
-        request = token_request({**form, "client_id": CLIENT_ID}, self._secret)
+        request = token_request({**form, **self._client})
         connection = await Connection.open(self._chance.choice(self._addresses))
         reply = await connection.request(request)
         connection.close()
@@ -176,13 +176,13 @@ class Recorder:
             connection.close()
 
     def _request(self, verb: Verb, family: Watched, generation: int) -> bytes:
-        text, who = family.texts[generation], {"client_id": CLIENT_ID}
+        text = family.texts[generation]
         if verb == "refresh":
             form = {"grant_type": "refresh_token", "refresh_token": text}
-            return token_request({**form, **who}, self._secret)
+            return token_request({**form, **self._client})
         token = family.access if verb == "introspect_access" else text
         path = "/oauth2/revoke" if verb == "revoke" else "/oauth2/introspect"
-        return form_request(path, {**who, "client_secret": self._secret, "token": token})
+        return form_request(path, {**self._client, "token": token})
 
     def _result(self, verb: Verb, family: Watched, reply: Reply) -> Result:
         """What the specification speaks of; anything else is a result that it never gives."""
@@ -197,27 +197,42 @@ class Recorder:
         return f"{reply.status} {reply.body.decode(errors='replace')[:100]}"
 
 
-async def register(runtime: Runtime, *, is_strict: bool) -> str:
-    """The user and the client of all families; the client's secret."""
+async def register(runtime: Runtime) -> dict[str, str]:
+    """The user and the clients of all families; the clients' secrets."""
     await add_user(runtime, NewUser(EMAIL, "Wit Ness", Secret(PASSWORD)))
-    new = NewClient(
-        CLIENT_ID,
-        ("password", "refresh_token"),
-        ("orders:read",),
-        (AUDIENCE,),
-        (AUDIENCE,),
-        refresh_replay_window_s=0 if is_strict else WINDOW_S,
-    )
-    _, secret = await add_client(runtime, new)
-    assert secret is not None
-    return secret.reveal()
+    secrets = {}
+    for is_strict in (False, True):
+        new = NewClient(
+            client_of(is_strict=is_strict),
+            ("password", "refresh_token"),
+            ("orders:read",),
+            (AUDIENCE,),
+            (AUDIENCE,),
+            refresh_replay_window_s=0 if is_strict else WINDOW_S,
+        )
+        _, secret = await add_client(runtime, new)
+        assert secret is not None
+        secrets[new.client_id] = secret.reveal()
+    return secrets
 
 
-async def record(installation: Installation, addresses: Sequence[Address], plan: Plan) -> Report:
-    """Record and judge; the servers are running already."""
+def client_of(*, is_strict: bool) -> str:
+    return "strict-witness" if is_strict else "witness"
+
+
+async def record(
+    installation: Installation, addresses: Sequence[Address], plans: Sequence[Plan]
+) -> list[Report]:
+    """Record and judge, one plan after the other; the servers are running already."""
     async with installation.runtime() as runtime:
-        secret = await register(runtime, is_strict=plan.is_strict)
-    recorder = Recorder(addresses, secret, plan)
-    for _ in range(plan.rounds):
-        await recorder.round()
-    return recorder.report
+        secrets = await register(runtime)
+    reports = []
+    for plan in plans:
+        client_id = client_of(is_strict=plan.is_strict)
+        recorder = Recorder(
+            addresses, {"client_id": client_id, "client_secret": secrets[client_id]}, plan
+        )
+        for _ in range(plan.rounds):
+            await recorder.round()
+        reports.append(recorder.report)
+    return reports
