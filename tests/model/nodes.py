@@ -8,6 +8,7 @@ thread, one at a time (`World.run`).
 import asyncio
 import base64
 import contextlib
+import gc
 import os
 import threading
 from collections.abc import Coroutine, Iterator
@@ -30,7 +31,7 @@ from token_server.services.health import Readiness
 from token_server.services.key_upkeep import KeyUpkeep
 from token_server.web.draining import Drain
 from token_server.web.health import create_management_app, health_handlers
-from token_server.web.server import Hosting, StopSignal, open_listeners, serve_app
+from token_server.web.server import Hosting, StopSignal, open_listeners, serve_app, traffic_of
 
 T = TypeVar("T")
 ACTORS = 2
@@ -103,6 +104,7 @@ class Node:
                 readiness=readiness,
                 listeners=listeners,
                 drain=Drain(0, 5, idle_s=0),
+                traffic=traffic_of(runtime),
             )
             host, _, port = listeners.public_address.rpartition(":")
             await serve_app(
@@ -170,6 +172,7 @@ def running_world(database_url: str, directory: Path) -> Iterator[World]:
         finally:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
+            gc.unfreeze()  # a server process has only one life; here others follow
 
 
 def _write_master_key(path: Path) -> None:

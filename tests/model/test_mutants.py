@@ -24,19 +24,20 @@ Steps = tuple[Plan | tuple[Plan, Plan] | int, ...]  # two at once, or seconds th
 
 def rotates_twice(patch: pytest.MonkeyPatch) -> None:
     """A rotation that does not look at the generation: the predecessor gets a successor, too."""
-    condition = rotation._IS_CURRENT.replace("generation = e.", "generation >= e.")
-    patch.setattr(rotation, "_sqlite", _uncached_sqlite(rotation._IS_CURRENT, condition))
+    _bend_rotation(
+        patch, "families.generation = e.generation", "families.generation >= e.generation"
+    )
 
 
 def revives(patch: pytest.MonkeyPatch) -> None:
     """A rotation that does not look whether the family was revoked."""
-    condition = rotation._IS_CURRENT.replace(" AND {f}.revoked_at IS NULL", "")
-    patch.setattr(rotation, "_sqlite", _uncached_sqlite(rotation._IS_CURRENT, condition))
+    _bend_rotation(patch, " AND families.revoked_at IS NULL", "")
 
 
-def _uncached_sqlite(right: str, wrong: str) -> Callable[[int], str]:
-    real = rotation._sqlite.__wrapped__
-    return lambda size: real(size).replace(right.format(f="families"), wrong.format(f="families"))
+def _bend_rotation(patch: pytest.MonkeyPatch, right: str, wrong: str) -> None:
+    statement = rotation._ROTATE["sqlite"]
+    assert right in statement
+    patch.setitem(rotation._ROTATE, "sqlite", statement.replace(right, wrong))
 
 
 def reads_then_writes(patch: pytest.MonkeyPatch) -> None:
