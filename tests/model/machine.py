@@ -61,7 +61,7 @@ class Sequence(RuleBasedStateMachine):
         self.is_whole = True
 
     @initialize(
-        windows=st.tuples(st.sampled_from((30, 0, 5, 300)), st.sampled_from((30, 0, 5))),
+        windows=st.tuples(st.sampled_from((30, 300, 5, 0)), st.sampled_from((30, 0, 300))),
         idle_s=st.sampled_from((None, 60, 3600)),
         absolute_s=st.sampled_from((None, 3600, 86400)),
     )
