@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Flaky
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -14,6 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.model.explaining import ViolationError
 from tests.model.game import Game
 from tests.model.plans import (
     ASK,
@@ -138,6 +140,13 @@ def play(game: Game, sequences: int, steps: int, start: int, *, shrink: bool = T
     def factory() -> Sequence:
         return Sequence(game)
 
+    try:
+        _run(factory, sequences, steps, shrink=shrink)
+    except Flaky as error:  # what was seen first did not come again, and hypothesis says only that
+        raise ViolationError(game.failure) from error
+
+
+def _run(factory: Callable[[], Sequence], sequences: int, steps: int, *, shrink: bool) -> None:
     run_state_machine_as_test(
         factory,  # type: ignore[arg-type] # anything that makes a machine will do
         settings=settings(
