@@ -19,7 +19,7 @@ WANTED = (
     "Introspect 200",
     "ChangePassword 200",
     "LogOut 204",
-    "PasswordGrant 400",
+    "PasswordGrant invalid_grant",
     "Me token_refused",
 )
 
