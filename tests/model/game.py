@@ -28,8 +28,7 @@ from tests.support.load import Reply
 from tests.support.refresh_tokens import family_of, generation_of
 from token_server.core.refresh import TokenText, encode_refresh_token
 from token_server.services.clients import NewClient, add_client
-from token_server.storage.families import BY_SID
-from token_server.storage.families import family_of as stored_family
+from token_server.storage.families import find_session
 
 MAX_TOUCHED = 3
 LONG_S = 600
@@ -260,9 +259,8 @@ class Game:
 
     async def _check_stored(self, family: Family) -> None:
         """One row says which token is usable: the current generation, if it is not revoked."""
-        store = self.world.nodes[0].runtime.store
-        (rows,) = await store.read_alone((BY_SID, {"sid": str(family.sid)}))
-        stored = stored_family(rows[0]) if rows else None
+        async with self.world.nodes[0].runtime.store.read() as connection:
+            stored = await find_session(connection, str(family.sid))
 
         def agrees(state: State) -> bool:
             expected = state.families.get(family.key)
