@@ -24,8 +24,8 @@ def missing_modules() -> list[str]:
 
 
 def main() -> None:
-    # Imports and requests make objects that stay or are freed by their counts: Python's 700 makes
-    # the collector look through them for nothing, a tenth of the start.
+    # Imports and requests make objects that stay or are freed by their counts: with Python's
+    # threshold of 700 the collector looks through them again and again for nothing.
     gc.set_threshold(20_000, 20, 20)
     missing = missing_modules()
     if missing:

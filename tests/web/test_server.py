@@ -16,6 +16,7 @@ import pytest
 from tests.support.process import Installation, ServerProcess, running_processes, start_server
 from tests.support.server import make_settings
 from token_server.web.server import open_listeners
+from token_server.web.supervisor import ABORT_MARGIN_S, SILENCE_LIMIT_S
 
 DEADLINE_S = 20.0
 
@@ -279,3 +280,23 @@ def test_a_second_signal_ends_the_workers_too(crew: Installation) -> None:
         server.process.send_signal(signal.SIGTERM)
 
         assert server.process.wait(DEADLINE_S) == 1
+
+
+def test_a_worker_that_hangs_is_replaced_while_others_serve(crew: Installation) -> None:
+    """SIGSTOP, so that nothing of the process runs: whoever connects is served by the other one
+    all the while, and a new worker comes (case 266)."""
+    with running_processes(crew) as (server,):
+        victim, survivor = started_pids(server)
+        os.kill(victim, signal.SIGSTOP)
+        deadline = time.monotonic() + SILENCE_LIMIT_S + ABORT_MARGIN_S + 2 * DEADLINE_S
+        while len(started_pids(server)) < 3:
+            assert httpx.get(f"{server.base_url}/livez", timeout=DEADLINE_S).status_code == 200
+            assert time.monotonic() < deadline, "the hung worker was not replaced"
+            time.sleep(0.25)
+
+        assert is_alive(survivor)
+        assert not is_alive(victim)
+        silent = [r for r in server.log_records() if r["event"] == "worker_silent"]
+        assert [(record["pid"], record["for_s"]) for record in silent] == [
+            (victim, SILENCE_LIMIT_S)
+        ]
