@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tests.faults.kill_checks import can_log_in, check_session
 from tests.faults.kill_load import (
     BEHIND_PROXY,
     CLIENT_ID,
@@ -25,10 +26,6 @@ from tests.faults.kill_load import (
     Session,
     World,
     in_flight,
-    is_invalid_grant,
-    login_request,
-    refresh_request,
-    refresh_token_of,
     tokens,
 )
 from tests.support.load import Connection, open_connections
@@ -163,7 +160,7 @@ class KillRounds:
             for number, session in enumerate(self._world.sessions):
                 self._check_stored(session, stored)
                 spend = self._random.randrange(SPENT_CHECK_SHARE) == number % SPENT_CHECK_SHARE
-                await self._check_session(session, connection, spend=spend)
+                await check_session(self._world, session, connection, spend=spend)
                 session.in_flight = None
         problems = self._world.problems.copy()  # those that the load saw included
         self._world.problems.clear()
@@ -173,15 +170,15 @@ class KillRounds:
     async def _check_account(self, account: Account, connection: Connection) -> None:
         """One password is good: the acknowledged one, or wholly the one that was in flight."""
         if account.pending is not None:
-            if await _can_log_in(account.email, account.pending, connection):
+            if await can_log_in(account.email, account.pending, connection):
                 account.acknowledge_change()
                 self._report.happened["password change"] += 1
             else:
                 account.pending = None
         problems = self._world.problems
-        if not await _can_log_in(account.email, account.password, connection):
+        if not await can_log_in(account.email, account.password, connection):
             problems.append(f"{account.email}: the acknowledged password is refused")
-        if account.previous is not None and await _can_log_in(
+        if account.previous is not None and await can_log_in(
             account.email, account.previous, connection
         ):
             problems.append(f"{account.email}: the old password is accepted")
@@ -213,46 +210,6 @@ class KillRounds:
         if family.revoked_at is not None and not session.must_be_dead:
             self._world.note(session, f"stored as revoked: {family.revoked_reason}")
 
-    async def _check_session(
-        self, session: Session, connection: Connection, *, spend: bool
-    ) -> None:
-        """The newest acknowledged token has one successor; nothing else of its family is usable.
-
-        With `spend` the successor is used as well: then the old token must be dead, and its use
-        must have killed the family.
-        """
-        old = session.token
-        if old is None:
-            return
-        first = await connection.request(refresh_request(old))
-        if session.must_be_dead:
-            session.token = None
-            if not is_invalid_grant(first):
-                self._world.note(session, f"a dead session was answered {first.status}")
-            return
-        again = await connection.request(refresh_request(old))
-        if first.status != 200 or again.status != 200:
-            self._world.note(session, f"answered {first.status}, {again.status} after restart")
-            session.token = None
-            return
-        session.token = refresh_token_of(first)
-        if refresh_token_of(again) != session.token:
-            self._world.note(session, "two successors of one token")
-        if not spend:
-            return
-        spent = await connection.request(refresh_request(session.token))
-        if spent.status != 200:
-            self._world.note(session, f"the successor was answered {spent.status}")
-            return
-        replies = [
-            await connection.request(refresh_request(token))
-            for token in (old, refresh_token_of(spent), session.token)
-        ]
-        if not all(map(is_invalid_grant, replies)):
-            statuses = [reply.status for reply in replies]
-            self._world.note(session, f"usable beside the newest token: {statuses}")
-        session.token = None
-
 
 def _sessions() -> list[Session]:
     steady = [
@@ -276,13 +233,6 @@ async def register(runtime: Runtime, accounts: Sequence[Account]) -> None:
     await add_client(runtime, new)
     for account in accounts:
         await add_user(runtime, NewUser(account.email, "Survivor", Secret(account.password)))
-
-
-async def _can_log_in(email: str, password: str, connection: Connection) -> bool:
-    reply = await connection.request(login_request(email, password))
-    if reply.status != 200 and not is_invalid_grant(reply):
-        raise AssertionError(f"a login was answered {reply.status} {reply.body!r}")
-    return reply.status == 200
 
 
 def _counts(counter: Counter[str]) -> str:

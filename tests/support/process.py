@@ -138,7 +138,7 @@ def start_server(
             stderr=log,
         )
     try:
-        started = _wait_for_start(process, log_path, offset)
+        started = wait_for_start(process, log_path, offset)
     except BaseException:
         process.kill()
         process.wait()
@@ -169,7 +169,7 @@ def _command() -> list[str]:
     return [sys.executable, "-m", "token_server"]
 
 
-def _wait_for_start(
+def wait_for_start(
     process: "subprocess.Popen[bytes]", log_path: Path, offset: int
 ) -> tuple[str, str]:
     deadline = time.monotonic() + START_TIMEOUT_S
