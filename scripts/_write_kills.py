@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import signal
 import statistics
 import sys
 import time
@@ -36,6 +37,8 @@ VICTIMS: dict[str, tuple[tuple[Victim, Moment], ...]] = {
 
 def main() -> int:
     options = _options()
+    for number in (signal.SIGINT, signal.SIGTERM):  # in the background as well: leave nothing over
+        signal.signal(number, signal.default_int_handler)
     configure_logging("console", "error")
     options.log.parent.mkdir(parents=True, exist_ok=True)
     options.log.write_text("", encoding="utf-8")

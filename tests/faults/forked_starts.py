@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import traceback
 from importlib import import_module
 from typing import Any
 
@@ -138,6 +139,8 @@ def _become_server(order: dict[str, Any]) -> None:
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # noqa: BLE001 - the parent must never get a second life
+        traceback.print_exc()
     finally:
         os._exit(status)
 
