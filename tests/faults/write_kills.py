@@ -176,7 +176,7 @@ class WriteKills:
         number = walk.first
         while await self._kill(walk, change, run, number):
             # Under load the other writes lie between those of the change.
-            number += self._random.randint(1, 4) if walk.under_load else walk.every
+            number += walk.every * (self._random.randint(1, 4) if walk.under_load else 1)
         tell(
             f"{change.name}, {walk.victim} killed {walk.moment}: {number} writes, "
             f"{self.report.kills} kills so far, {len(self.report.problems)} problems"
