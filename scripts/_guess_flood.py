@@ -1,8 +1,9 @@
 """Whether a flood of guesses ever gets more looked at than the budgets have (cases F108 to F114).
 
-Rounds of guesses at once, over every door that the interface describes, at all processes, each
-round from another network. With `--kill` a process is killed by SIGKILL in the middle of each
-round and started again, and the same network guesses once more. Judged by
+Rounds of guesses at once, at all processes, each round from another network: over every door that
+the interface describes, and in every other round over those of passwords alone, which else meet
+the budget of their network before their own. With `--kill` a process is killed by SIGKILL in the
+middle of each round and started again, and the same network guesses once more. Judged by
 tests/faults/guess_flood.py, from the servers' own logs.
 """
 
@@ -49,20 +50,22 @@ async def run(options: argparse.Namespace) -> int:
             servers += [start_server(installation, name=name) for name in names]
             site = Site(installation, servers, secrets)
             attacks = await site.attacks()
+            passwords = [attack for attack in attacks if attack.kind == "password"]
             problems, totals, most = 0, Counter[str](), Counter[str]()
             for number in range(options.rounds):
                 address = f"10.{number // 65536}.{number // 256 % 256}.{number % 256}"
+                ways = passwords if number % 2 else attacks
                 interrupt = None
                 if options.kill:
                     interrupt = Interrupt(chance.randint(1, _KILLED_WITHIN), servers[0].kill)
-                result = await run_round(site, attacks, address, options.guesses, interrupt)
+                result = await run_round(site, ways, address, options.guesses, interrupt)
                 if options.kill:
                     started = time.monotonic()
                     killed = servers.pop(0)
                     killed.kill()
                     servers.append(start_server(installation, name=killed.log_path.stem))
                     pause_s = time.monotonic() - started
-                    again = await run_round(site, attacks, address, options.guesses, None)
+                    again = await run_round(site, ways, address, options.guesses, None)
                     result = together(result, again, pause_s)
                 for problem in result.problems():
                     problems += 1
