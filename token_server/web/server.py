@@ -181,7 +181,7 @@ async def serve_app(hosting: Hosting, stop: StopSignal, *, on_listening: Callabl
     `on_listening` is called once, when both ports answer.
     """
     listeners = hosting.listeners
-    # What is here now stays: a full collection need not look through it again, 50 ms each time.
+    # What is here now stays: a full collection need not look through it again, 60 ms each time.
     gc.freeze()
     listeners.listen()
     public = Server(hosting.public_app, hosting.traffic, hosting.drain.timeout_s)
