@@ -10,7 +10,7 @@ import pytest
 
 from tests.storage.test_families import start_login, stored
 from token_server.errors import UnavailableError
-from token_server.storage import families
+from token_server.storage import families, users
 from token_server.storage.direct import DirectReader, DirectWriter
 from token_server.storage.engine import Store
 from token_server.storage.errors import StorageFailedError
@@ -93,6 +93,22 @@ async def test_look_ups_at_once_get_their_own_rows(store: Store) -> None:
 
     assert [families.family_of(rows[0]).family_id for (rows,) in found[:-1]] == ids
     assert found[-1] == [[]]
+
+
+async def test_look_up_that_fails_takes_no_other_with_it(store: Store) -> None:
+    """They share a hop or a statement: what no database can hold fails alone."""
+    login = await start_login(store)
+    emails = [login.user.email_canonical, "\ud800", login.user.email_canonical]
+
+    found = await asyncio.gather(
+        *(store.read_alone((users.BY_EMAIL, {"email_canonical": email})) for email in emails),
+        return_exceptions=True,
+    )
+
+    assert isinstance(found[1], Exception)
+    for answer in (found[0], found[2]):
+        assert not isinstance(answer, BaseException)
+        assert users.user_of(answer[0][0]).user_id == login.user.user_id
 
 
 async def test_look_up_sees_what_was_committed_a_moment_ago(store: Store) -> None:
