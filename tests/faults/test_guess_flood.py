@@ -121,7 +121,9 @@ async def test_ten_thousand_secret_guesses_disturb_no_other_client(site: Site) -
         )
     elapsed_s = time.monotonic() - started
     limit = CLIENT_SECRET_BUDGETS[0]
-    assert statuses.keys() == {401, 429}
+    # 503: a disk that others keep busy for seconds; what cannot be counted is not looked at.
+    assert statuses.keys() <= {401, 429, 503}
+    assert statuses[429] > count / 2
     assert statuses[401] <= limit.burst + int(elapsed_s / limit.interval_s)
     assert others.keys() == {200}
     assert others[200] >= 100
