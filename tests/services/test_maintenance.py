@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
+import msgspec
 import pytest
 
 from tests.support.guessing import buckets
@@ -136,7 +136,7 @@ async def test_prune_deletes_guessing_budgets_that_are_full_again(
     """What still counts against somebody stays."""
     await admit_guess(runtime, Guess(Door.LOGIN, "old@example.com"), CONTEXT)
     clock.at += 3600
-    later = replace(CONTEXT, now=clock.at, ip_address="192.0.2.8")
+    later = msgspec.structs.replace(CONTEXT, now=clock.at, ip_address="192.0.2.8")
     for _ in range(2):
         await admit_guess(runtime, Guess(Door.LOGIN, "new@example.com"), later)
 

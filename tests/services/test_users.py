@@ -5,6 +5,7 @@ import os
 import time
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from tests.support.people import (
@@ -196,7 +197,9 @@ async def test_password_change_racing_logins_leaves_no_old_session(database_url:
         await add_alice_and_app(runtime)
 
         async def log_in(number: int) -> None:
-            elsewhere = replace(CONTEXT, ip_address=f"192.0.2.{number}")  # a budget of its own
+            elsewhere = msgspec.structs.replace(
+                CONTEXT, ip_address=f"192.0.2.{number}"
+            )  # a budget of its own
             read = await authenticate_user(runtime, LOGIN, PASSWORD, elsewhere)
             if read is not None:
                 await start_family(runtime, read, "app", number)
@@ -336,7 +339,10 @@ async def test_full_hash_queue_is_unavailable_and_not_a_failed_login(sqlite_url:
         answers = await asyncio.gather(
             *(
                 authenticate_user(
-                    busy, LOGIN, PASSWORD, replace(CONTEXT, ip_address=f"192.0.2.{number}")
+                    busy,
+                    LOGIN,
+                    PASSWORD,
+                    msgspec.structs.replace(CONTEXT, ip_address=f"192.0.2.{number}"),
                 )
                 for number in range(8)
             ),
