@@ -111,7 +111,7 @@ async def _run(
                 await kills.walk(walk, lambda text, where=where: _tell(where + text))
         await kills.close()
     except BaseException:
-        kills.abandon()
+        await kills.abandon()
         _print(kills.report)
         raise
     return kills.report

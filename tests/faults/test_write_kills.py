@@ -41,10 +41,10 @@ async def walked(kills: WriteKills, *walks: Walk) -> WriteKillReport:
             await kills.walk(walk)
         await kills.close()
     except PermissionError:
-        kills.abandon()
+        await kills.abandon()
         pytest.skip("processes may not be traced here")
     except BaseException:
-        kills.abandon()
+        await kills.abandon()
         raise
     return kills.report
 

@@ -154,8 +154,9 @@ class WriteKills:
         elif self._server.stop() != 0:
             self.report.problems.append("the last server did not end well on SIGTERM")
 
-    def abandon(self) -> None:
+    async def abandon(self) -> None:
         """After an error of the walk itself."""
+        await self._site.leave()
         if self._server is not None:
             self._server.kill()
 
@@ -285,13 +286,16 @@ class WriteKills:
         assert process.stdin is not None
         assert process.stdout is not None
         tracer = Tracer([process.pid], step_of, number, walk.moment)
-        with process.stdin, process.stdout:
-            tracer.start()
-            process.stdin.write(command.stdin.encode())
-            process.stdin.close()
-            printed = process.stdout.read()
-            tracer.join()
-        process.wait()
+        try:
+            with process.stdin, process.stdout:
+                tracer.start()
+                process.stdin.write(command.stdin.encode())
+                process.stdin.close()
+                printed = process.stdout.read()
+                tracer.join()
+        finally:
+            process.kill()
+            process.wait()
         return tracer, printed
 
     # ---- afterwards -----------------------------------------------------------------------------

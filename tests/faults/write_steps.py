@@ -60,7 +60,7 @@ _AT_PATH = {"openat": 1, "unlinkat": 1, "renameat": 3, "renameat2": 3}  # which 
 _PATH = {"unlink": 0, "rename": 1, "truncate": 0}
 _SENDING = ("write", "sendto")  # whose third argument is a number of bytes
 _STDOUT = 1
-_MAX_PATH = 4096
+_PAGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,8 @@ class Call:
 
 def step_of(call: Call, ports: Collection[int] = ()) -> str | None:
     """The name of the step that this call is, or None. `ports` are those on which the process
-    listens: what goes out by one of them is an answer."""
+    listens: what goes out by one of them is an answer. Raises PermissionError where that is not
+    ours to see."""
     name = CALLS.get(call.number)
     if name is None:
         return None
@@ -89,7 +90,7 @@ def _target(call: Call, name: str, ports: Collection[int]) -> str | None:
     descriptor = call.arguments[0]
     try:
         target = os.readlink(f"/proc/{call.pid}/fd/{descriptor}")  # noqa: PTH115 - no real path
-    except OSError:
+    except FileNotFoundError:  # a bad descriptor: the call will fail
         return None
     if target.startswith("socket:"):
         # asyncio wakes its loop by a byte through a pair of sockets.
@@ -105,20 +106,21 @@ def _target(call: Call, name: str, ports: Collection[int]) -> str | None:
 def _step_at_path(call: Call, name: str) -> str | None:
     position = _PATH[name] if name in _PATH else _AT_PATH[name]
     path = _read_path(call.pid, call.arguments[position])
-    if path is None or path.startswith(("/dev/", "/proc/")) or "__pycache__" in path:
+    if path.startswith(("/dev/", "/proc/")) or "__pycache__" in path:
         return None
     if name == "openat" and (not call.arguments[2] & os.O_CREAT or Path(path).exists()):
         return None
     return f"{name} {_short(path)}"
 
 
-def _read_path(pid: int, address: int) -> str | None:
-    try:
-        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:  # noqa: PTH123 - no file
-            memory.seek(address)
-            return os.fsdecode(memory.read(_MAX_PATH).partition(b"\0")[0])
-    except OSError:
-        return None
+def _read_path(pid: int, address: int) -> str:
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:  # noqa: PTH123 - no file
+        memory.seek(address)
+        page_end = _PAGE - address % _PAGE  # the next page may not be there
+        text = memory.read(page_end)
+        if b"\0" not in text:
+            text += memory.read(_PAGE)
+        return os.fsdecode(text.partition(b"\0")[0])
 
 
 def _short(path: str) -> str:
