@@ -1,5 +1,6 @@
 """What a production start refuses: all of it at once, each with its fix."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ CHEAP_HASHES = {"TOKEN_SERVER_ARGON2_MEMORY_KIB": "8", "TOKEN_SERVER_ARGON2_TIME
 
 
 @pytest.fixture
-def good(tmp_path: Path) -> dict[str, str]:
+def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """On a machine with a sound SQLite."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
     return {
         "TOKEN_SERVER_ISSUER": "https://auth.example",
         "TOKEN_SERVER_REGISTRATION": "closed",
@@ -34,6 +37,17 @@ async def test_a_good_configuration_has_no_findings(good: dict[str, str], tmp_pa
     """And looking at it makes neither a database nor keys."""
     assert await check(good) == Findings((), ())
     assert _children(tmp_path) == []
+
+
+async def test_a_sqlite_that_can_damage_its_file_is_named_at_the_start(
+    good: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O247: the WAL-reset bug up to 3.51.2; not with PostgreSQL."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 2))
+    (warning,) = (await check(good)).warnings
+    assert "is older than 3.51.3" in warning
+    elsewhere = {"DATABASE_URL": "postgresql://127.0.0.1:1/token_server"}
+    assert not any("3.51.3" in text for text in (await check(good, **elsewhere)).warnings)
 
 
 async def test_nothing_stated_lists_what_must_be(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ COMMANDS = {
     "audit": ("audit", "audit", "Read the audit trail."),
     "bench": ("bench", "bench", "Measure password hashes and signatures on this machine."),
     "doctor": ("doctor", "doctor", "Check this installation and say what to mend."),
+    "sbom": ("sbom", "sbom", "Print a bill of materials of this installation (CycloneDX)."),
     "version": ("doctor", "version", "Print the version."),
 }
 

@@ -27,12 +27,12 @@ from token_server.services.installation import versions
 from token_server.services.key_health import keyring_checks
 from token_server.services.keys import KeyPlace, keys_opened
 from token_server.services.maintenance import missing_file
+from token_server.services.supply_chain import outdated_components
 from token_server.storage.engine import Store, open_store
 from token_server.storage.inspection import DatabaseFacts, describe_database
 from token_server.storage.migrations import schema_status
-from token_server.storage.sqlite_backend import MINIMUM_SQLITE
+from token_server.storage.sqlite_backend import MINIMUM_SQLITE, WAL_RESET_FIXED
 
-WAL_RESET_FIXED = (3, 51, 3)
 LEAST_FREE_BYTES = 256 * 1024 * 1024
 EARLIEST_S = 1_767_225_600  # 2026-01-01: a clock before the release is wrong
 
@@ -52,6 +52,7 @@ async def examine(reading: Reading, clock: Clock, entropy: Entropy) -> list[Find
     findings = _settings(reading)
     settings = reading.loaded.settings
     findings += _versions()
+    findings += _dependencies()
     findings.append(_password_hashing(settings))
     findings += await _keys(settings, clock, entropy)
     if "database_url" not in reading.faulty:
@@ -82,6 +83,22 @@ def _versions() -> list[Finding]:
         fix = "let nothing but token-server write to the database (its own locks prevent it)"
         findings.append(Finding("sqlite", "warn", detail, fix))
     return findings
+
+
+def _dependencies() -> list[Finding]:
+    """Each dependency that is older than the version that mends a published advisory."""
+    outdated = outdated_components()
+    if not outdated:
+        return [Finding("dependencies", "ok", "none with a known advisory (docs/supply-chain.md)")]
+    return [
+        Finding(
+            "dependencies",
+            "fail",
+            f"{minimum.name} {version} has {', '.join(minimum.advisories)}: {minimum.about}",
+            f"install {minimum.name} {minimum.version} or newer, or what requirements.txt pins",
+        )
+        for minimum, version in outdated
+    ]
 
 
 def _password_hashing(settings: Settings) -> Finding:

@@ -6,6 +6,7 @@ Reads files and the database, changes nothing, and makes no database where there
 
 import asyncio
 import ipaddress
+import sqlite3
 from dataclasses import dataclass
 
 from token_server.config import Settings
@@ -18,6 +19,7 @@ from token_server.services.demo import find_demo_traces
 from token_server.storage.database_url import SqliteAddress, parse_database_url
 from token_server.storage.engine import Store, open_store
 from token_server.storage.migrations import schema_status
+from token_server.storage.sqlite_backend import WAL_RESET_FIXED
 
 # OWASP's equivalents, from m=19456 t=2 down to m=7168 t=5: least product, least memory.
 LEAST_ARGON2_WORK_KIB = 35840
@@ -47,7 +49,11 @@ async def check_serve(reading: Reading) -> Findings:
             "TOKEN_SERVER_WORKERS=1, or use PostgreSQL (TOKEN_SERVER_DATABASE_URL)"
         )
     problems += await asyncio.to_thread(key_problems, settings)
-    warnings = [*reading.loaded.warnings, *_management_warnings(settings)]
+    warnings = [
+        *reading.loaded.warnings,
+        *_management_warnings(settings),
+        *_sqlite_warnings(settings),
+    ]
     if "database_url" not in reading.faulty:
         database = await _database_findings(settings)
         problems += database.problems
@@ -108,6 +114,17 @@ def _management_warnings(settings: Settings) -> list[str]:
     problem = (
         f"MANAGEMENT_BIND is {settings.management_bind}: /metrics and verbose health have no "
         "login, keep strangers away from that port"
+    )
+    return [problem]
+
+
+def _sqlite_warnings(settings: Settings) -> list[str]:
+    """The server itself has one writer and one checkpointer, held by its lock; others may not."""
+    if not is_sqlite(settings) or sqlite3.sqlite_version_info >= WAL_RESET_FIXED:
+        return []
+    problem = (
+        f"SQLite {sqlite3.sqlite_version} is older than 3.51.3: two programs that write at once "
+        "can damage the database; let nothing but token-server open it, or install a newer SQLite"
     )
     return [problem]
 

@@ -24,6 +24,7 @@ from token_server.storage.write_lock import WriteLock
 R = TypeVar("R")
 
 MINIMUM_SQLITE = (3, 35, 0)  # RETURNING; UPDATE ... FROM came with 3.33
+WAL_RESET_FIXED = (3, 51, 3)  # two connections that write or checkpoint at once damage the file
 _WRITE_TURN_TIMEOUT_S = 5.0
 _BUSY_TIMEOUT_S = 2.0  # only programs that do not know our lock make SQLite itself wait
 _READERS = 4
