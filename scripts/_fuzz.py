@@ -1,129 +1,37 @@
 """Coverage-guided fuzzing of what reads strangers' bytes: `scripts/fuzz --help`.
 
-Each target runs in a process of its own with atheris. A crash is any exception but the library's
-own; the input is then left in data/fuzz. Past the signature a key is used that takes every
-signature: otherwise no changed claim would ever be looked at.
+The targets are those of tests/fuzzing; each runs in a process of its own with atheris. A crash is
+any exception but the reader's own refusals, or a promise that is not kept; the input is then left
+in data/fuzz. The corpus of a run goes with it.
 """
 
 import argparse
 import logging
+import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["token_server.verify"]):
-    from token_server.verify import (
-        InvalidRequestError,
-        KeySetError,
-        StaticKeySet,
-        TokenError,
-        Verifier,
-        decode_unverified,
-        read_bearer,
-    )
-    from token_server.verify.keys import VerificationKey
-    from token_server.verify.strict import StrictnessError, decode_object
-    from token_server.verify.urls import check_url
-
-from tests.verify import forge
-from tests.verify.key_servers import key_set
+with atheris.instrument_imports(include=["token_server"]):
+    from tests.fuzzing.targets import TARGETS
 
 ARTIFACTS = Path("data/fuzz")
+GRACE_S = 600  # for a run that is counted in inputs: its time is unknown
 
 
-class CredulousKey(VerificationKey):
-    """Takes every signature: what comes after it is to be reached."""
-
-    def is_digest_signed(self, digest: bytes, signature: bytes) -> bool:  # noqa: ARG002
-        return True
-
-
-KEYS = StaticKeySet([CredulousKey(forge.kid(), forge.private_key("good").public_key())])
-VERIFIER = Verifier(
-    issuer=forge.ISSUER, audience=forge.AUDIENCE, keys=KEYS, clock=lambda: forge.NOW
-)
-HEADER = forge.b64(forge.compact_json(forge.header()))
-
-
-def token(data: bytes) -> None:
-    """The whole text, as it stands in an Authorization header."""
-    text = data.decode("latin-1")
-    for read in (VERIFIER.verify_sync, decode_unverified):
-        try:
-            read(text)
-        except TokenError:
-            continue
-
-
-def header(data: bytes) -> None:
-    """Any bytes as the header of a token that is good otherwise."""
-    _verify(f"{forge.b64(data)}.{forge.b64(forge.compact_json(forge.claims()))}.AAAA")
-
-
-def claims(data: bytes) -> None:
-    """Any bytes as the claims of a token that is signed."""
-    _verify(f"{HEADER}.{forge.b64(data)}.AAAA")
-
-
-def _verify(text: str) -> None:
-    try:
-        found = VERIFIER.verify_sync(text)
-    except TokenError:
-        return
-    if not found.subject or forge.AUDIENCE not in found.audience or found.expires_at <= forge.NOW:
-        raise AssertionError("accepted what must not be accepted")
-
-
-def jwks(data: bytes) -> None:
-    """A key set, or metadata, as a server may send it."""
-    try:
-        document = decode_object(data)
-    except StrictnessError:
-        document = {}
-    for uri in (document.get("issuer"), document.get("jwks_uri")):
-        if isinstance(uri, str):
-            try:
-                check_url(uri, "jwks_uri")
-            except ValueError:
-                continue
-    try:
-        StaticKeySet.from_jwks(data)
-    except KeySetError:
-        return
-
-
-def bearer(data: bytes) -> None:
-    """The value of an Authorization header, behind its scheme and without."""
-    text = data.decode("latin-1")
-    for value in (text, "Bearer " + text):
-        try:
-            read_bearer([value])
-        except InvalidRequestError:
-            continue
-
-
-TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
-    "token": (token, [forge.token().encode()]),
-    "header": (header, [forge.compact_json(forge.header())]),
-    "claims": (claims, [forge.compact_json(forge.claims()), b'{"nbf":1,"act":{"act":{}}}']),
-    "jwks": (jwks, [key_set("good"), b'{"issuer":"https://a.example","jwks_uri":"https://b/"}']),
-    "bearer": (bearer, [b"Bearer abc=", b"Basic dTpw"]),
-}
-
-
-def run_target(name: str, seconds: int, corpus: str) -> None:
+def run_target(name: str, bounds: list[str], corpus: str) -> None:
     """In the child: does not return, libFuzzer ends the process."""
-    target, seeds = TARGETS[name]
-    for number, seed in enumerate(seeds):
+    target = TARGETS[name]
+    for number, seed in enumerate(target.seeds):
         (Path(corpus) / str(number)).write_bytes(seed)
-    options = ["-max_len=4096", f"-max_total_time={seconds}", "-print_final_stats=1"]
+    options = ["-max_len=4096", "-print_final_stats=1", "-rss_limit_mb=2048", *bounds]
     options.append(f"-artifact_prefix={ARTIFACTS}/{name}-")
-    atheris.Setup([sys.argv[0], *options, corpus], target)
+    atheris.Setup([sys.argv[0], *options, corpus], target.read)
     atheris.Fuzz()
 
 
@@ -131,35 +39,53 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
+    parser.add_argument(
+        "--runs", type=int, default=0, help="inputs for each target, however long they take"
+    )
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    bounds = [f"-max_total_time={options.seconds}"]
+    if options.runs:
+        bounds = [f"-runs={options.runs}"]
     if options.child is not None:
         logging.disable()
-        run_target(options.child[0], options.seconds, options.child[1])
+        run_target(options.child[0], bounds, options.child[1])
     unknown = set(options.targets) - set(TARGETS)
     if unknown:
         parser.error(f"no target {min(unknown)}")
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    failed = 0
+    failed = total = 0
     for name in options.targets or TARGETS:
-        with tempfile.TemporaryDirectory() as corpus:
-            command = [sys.executable, __file__, "--seconds", str(options.seconds)]
-            run = subprocess.run(
-                [*command, "--child", name, corpus],
-                capture_output=True,
-                text=True,
-                timeout=options.seconds + 120,
-                check=False,
-            )
-        failed += run.returncode != 0
-        executed = re.search(r"number_of_executed_units: (\d+)", run.stderr)
-        covered = re.findall(r"cov: (\d+)", run.stderr)
-        print(
-            f"{name:<8} {options.seconds} s, {executed[1] if executed else '?'} inputs,"
-            f" {covered[-1] if covered else '?'} edges, "
-            + ("no foreign exception" if run.returncode == 0 else f"FAILED\n{run.stderr[-3000:]}")
-        )
+        executed, is_sound = _run_child(name, options.seconds, options.runs)
+        failed += not is_sound
+        total += executed
+    print(f"{total:,} inputs in all, {failed} targets with a foreign exception")
     return 1 if failed else 0
+
+
+def _run_child(name: str, seconds: int, runs: int) -> tuple[int, bool]:
+    """How many inputs, and whether all went well; says so."""
+    command = [sys.executable, __file__, "--seconds", str(seconds), "--runs", str(runs)]
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as corpus:
+        run = subprocess.run(
+            [*command, "--child", name, corpus],
+            capture_output=True,
+            text=True,
+            timeout=None if runs else seconds + GRACE_S,
+            check=False,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+    executed = re.search(r"number_of_executed_units: (\d+)", run.stderr)
+    covered = re.findall(r"cov: (\d+)", run.stderr)
+    print(
+        f"{name:<14} {time.monotonic() - began:6.0f} s, "
+        f"{int(executed[1]) if executed else 0:>10,} inputs, "
+        f"{covered[-1] if covered else '?':>5} edges, "
+        + ("no foreign exception" if run.returncode == 0 else f"FAILED\n{run.stderr[-3000:]}"),
+        flush=True,
+    )
+    return int(executed[1]) if executed else 0, run.returncode == 0
 
 
 if __name__ == "__main__":

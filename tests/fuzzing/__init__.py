@@ -1,0 +1,1 @@
+"""Readers of strangers' bytes as functions of bytes, for atheris (scripts/fuzz) and hypothesis."""
