@@ -30,6 +30,7 @@ from token_server.crypto import rsa_keys
 from token_server.logs import configure_logging
 from token_server.storage.engine import Store, open_store
 
+pytest_plugins = ["tests.support.leaks.plugin"]
 ENGINES = ("sqlite", "postgresql")
 
 # No test is timed: a slow machine is no failure.

@@ -56,7 +56,7 @@ _STRUCTS = (
     schemas.SessionsEnded,
     *openapi_api_keys.STRUCTS,
 )
-_PASSWORD = "correct horse battery staple"
+_PASSWORD = "seven quiet otters under glass"
 _EXAMPLES: Mapping[str, Json] = {
     "RegisterBody": {"email": "ada@example.org", "password": _PASSWORD, "name": "Ada Lovelace"},
     "LoginBody": {"email": "ada@example.org", "password": _PASSWORD},

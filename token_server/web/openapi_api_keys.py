@@ -19,7 +19,7 @@ STRUCTS = (
     schemas.ApiKeyList,
     schemas.ApiKeysRevoked,
 )
-_PASSWORD = "correct horse battery staple"
+_PASSWORD = "seven quiet otters under glass"
 _ID_PARAMETER: Json = {
     "name": "key_id",
     "in": "path",
