@@ -9,11 +9,17 @@ import binascii
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
+from tests.support.leaks.spellings import FRAGMENT
 from tests.support.leaks.watch import Watch
+from token_server.config import Settings
 from token_server.core.opaque import CHECKSUM_LENGTH
+from token_server.grants.registry import GRANTS
+from token_server.records import Secret
+from token_server.web.openapi import openapi_document
 
 Headers = Iterable[tuple[str, str]]
 
@@ -42,8 +48,17 @@ SHOWING = (
 
 
 def learn_password(watch: Watch, value: str) -> None:
-    if not _NO_PASSWORD.fullmatch(value):
+    """Not an example of the interface's own document, which is there for everybody to read."""
+    if not _NO_PASSWORD.fullmatch(value) and value[:FRAGMENT] not in _document():
         watch.learn("password", value)
+
+
+@cache
+def _document() -> str:
+    settings = Settings(
+        mode="tool", database_url=Secret("sqlite:///x"), default_audience="https://a.example"
+    )
+    return json.dumps(openapi_document(settings, GRANTS))
 
 
 def learn_text(watch: Watch, text: str) -> None:
