@@ -121,6 +121,11 @@ class InvalidFieldError(ProblemError):
         self.field = field
         self.detail = detail
 
+    @property
+    def is_of_storage(self) -> bool:
+        """The database was away, busy or in conflict: it is said once for all requests."""
+        return self.reason.startswith("storage_")
+
 
 class QueryRefusedError(ProblemError):
     """These paths take no parameters: query strings end up in logs, tokens with them."""
@@ -237,11 +242,25 @@ class UnavailableError(Exception):
     """Not now: a full queue, a busy lock, a lost database. Each edge answers 503 + Retry-After
     (429 with `is_throttled`) in its own shape; never `invalid_grant`, which would log users out."""
 
-    def __init__(self, reason: str, retry_after_s: int = 1, *, is_throttled: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        retry_after_s: int = 1,
+        *,
+        is_throttled: bool = False,
+        detail: str = "",
+    ) -> None:
+        """`detail` is for the log: the code of what failed below, never its text."""
         super().__init__(reason)
         self.reason = reason
         self.retry_after_s = retry_after_s
         self.is_throttled = is_throttled
+        self.detail = detail
+
+    @property
+    def is_of_storage(self) -> bool:
+        """The database was away, busy or in conflict: it is said once for all requests."""
+        return self.reason.startswith("storage_")
 
 
 class OperatorError(Exception):

@@ -60,6 +60,8 @@ GUESS_DOORS = (
 )
 GUESS_OUTCOMES = ("admitted", "throttled", "failed", "forgiven", "returned")
 KEY_STORE_OPERATIONS = ("read", "write")
+DATABASE_OPERATIONS = ("read", "write")
+DATABASE_FAILURES = ("storage_unavailable", "storage_busy", "storage_conflict")
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 CONNECTION_REFUSALS = (
     "connections_full",
@@ -101,6 +103,7 @@ class Metrics:
             ProcessCollector(registry=self._registry)
         self._bind_token_metrics()
         self._bind_process_metrics()
+        self._bind_database_metrics()
         self._bind_key_metrics()
 
     def _bind_token_metrics(self) -> None:
@@ -233,6 +236,28 @@ class Metrics:
             registry=self._registry,
         )
 
+    def _bind_database_metrics(self) -> None:
+        available = Gauge(
+            "token_server_database_available",
+            "1 while the database answers, 0 while it does not; of several workers the worst.",
+            ("operation",),
+            registry=self._registry,
+            multiprocess_mode="livemin",
+        )
+        self._database_available = _Children[Gauge](
+            available.labels, ((name,) for name in DATABASE_OPERATIONS)
+        )
+        failures = Counter(
+            "token_server_database_failures",
+            "Uses of the database that failed because it was away, busy, or in conflict.",
+            ("operation", "reason"),
+            registry=self._registry,
+        )
+        self._database_failures = _Children[Counter](
+            failures.labels,
+            ((one, why) for one in DATABASE_OPERATIONS for why in DATABASE_FAILURES),
+        )
+
     def _bind_key_metrics(self) -> None:
         keys = Gauge(
             "token_server_signing_keys",
@@ -347,6 +372,14 @@ class Metrics:
     def key_store_problem(self, operation: str) -> None:
         """One failure; `operation` is one of KEY_STORE_OPERATIONS."""
         self._key_store_problems.get(operation).inc()
+
+    def database_available(self, operation: str, *, is_available: bool) -> None:
+        """`operation` is one of DATABASE_OPERATIONS."""
+        self._database_available.get(operation).set(1 if is_available else 0)
+
+    def database_failure(self, operation: str, reason: str) -> None:
+        """One use that failed; `reason` is one of DATABASE_FAILURES."""
+        self._database_failures.get(operation, reason).inc()
 
     def audit_dropped(self, count: int = 1) -> None:
         self._audit_dropped.inc(count)

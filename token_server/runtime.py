@@ -212,6 +212,8 @@ async def open_runtime(
                 throw_away, Keyring.empty(), _no_key_store, is_new=False, warnings=()
             )
         metrics = Metrics()
+        if settings.mode != "tool":
+            store.watch(metrics)
         signing = SigningPool(helpers_for(settings.workers))
         stack.callback(signing.close)
         surroundings = Surroundings(

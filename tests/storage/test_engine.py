@@ -347,7 +347,7 @@ async def test_every_wait_is_bounded_by_default(postgres_url: str) -> None:
                 )
             ]
         await store.close()
-    assert bounds["on"] == bounds["off"] == ["5s", "10s", "30s", "token-server"]
+    assert bounds["on"] == bounds["off"] == ["5s", "10s", "10s", "token-server"]
 
 
 async def test_without_prepared_statements_nothing_stays_on_the_server(postgres_url: str) -> None:

@@ -109,7 +109,12 @@ class ServerProcess:
             raise
 
     def log_records(self) -> list[dict[str, Any]]:
-        return list(_json_lines(self.log_path))
+        return log_records(self.log_path)
+
+
+def log_records(path: Path) -> list[dict[str, Any]]:
+    """What a server has logged so far."""
+    return list(_json_lines(path))
 
 
 def start_server(

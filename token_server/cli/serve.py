@@ -50,6 +50,7 @@ from token_server.web.supervisor import (
     linked_to_supervisor,
     supervise,
 )
+from token_server.web.waiting import Place, open_when_it_answers
 
 _log = get_logger(__name__)
 
@@ -148,6 +149,18 @@ async def _kept_up(runtime: Runtime) -> AsyncIterator[None]:
         yield
 
 
+async def _open_runtime(
+    stack: contextlib.AsyncExitStack, place: Place, on_waiting: Callable[[], None] = lambda: None
+) -> Runtime | None:
+    """Opened on `stack`; while the database does not answer, documents are served. None when a
+    stop was asked meanwhile."""
+
+    async def opening() -> Runtime:
+        return await stack.enter_async_context(open_runtime(place.settings))
+
+    return await open_when_it_answers(opening, place, on_waiting)
+
+
 async def _serve_dev(settings: Settings, listeners: Listeners) -> int:
     stop = StopSignal()
     with stop_on_signals(stop):
@@ -170,7 +183,10 @@ async def _serve_dev(settings: Settings, listeners: Listeners) -> int:
 async def _serve_alone(settings: Settings, listeners: Listeners) -> int:
     stop = StopSignal()
     with stop_on_signals(stop):
-        async with open_runtime(settings) as runtime:
+        async with contextlib.AsyncExitStack() as stack:
+            runtime = await _open_runtime(stack, Place(settings, listeners, stop))
+            if runtime is None:
+                return 0
             await require_no_demo(runtime.store)
             drain = Drain(settings.drain_delay_s, settings.drain_timeout_s)
             hosting = _host(runtime, listeners, drain)
@@ -184,18 +200,25 @@ async def _serve_worker(settings: Settings, sockets: WorkerSockets) -> int:
     with stop_on_signals(stop, is_worker=True):
         async with (
             linked_to_supervisor(sockets.link, stop) as say_ready,
-            open_runtime(settings) as runtime,
-            _kept_up(runtime),
+            contextlib.AsyncExitStack() as stack,
         ):
+            place = Place(settings, sockets.listeners, stop)
+            runtime = await _open_runtime(stack, place, on_waiting=say_ready)
+            if runtime is None:
+                return 0
             drain = Drain(settings.drain_delay_s, settings.drain_timeout_s, is_shared=True)
             hosting = _host(runtime, sockets.listeners, drain)
-            return await serve_app(hosting, stop, on_listening=say_ready)
+            async with _kept_up(runtime):
+                return await serve_app(hosting, stop, on_listening=say_ready)
 
 
 async def _serve_with_workers(settings: Settings, listeners: Listeners) -> int:
     stop = StopSignal()
     with stop_on_signals(stop), contextlib.closing(listeners):
-        async with open_runtime(settings) as runtime:
+        async with contextlib.AsyncExitStack() as stack:
+            runtime = await _open_runtime(stack, Place(settings, listeners, stop))
+            if runtime is None:
+                return 0
             await require_no_demo(runtime.store)
         crew = Crew(
             workers=settings.workers,

@@ -80,7 +80,9 @@ def note_unreadable(runtime: Runtime, error: OAuthError, request_id: str) -> Non
 
 
 def _log_unavailable(grant_type: str, error: UnavailableError, request_id: str) -> None:
-    _log.warning(
+    # What is wrong with the database is said once (storage/availability.py), not at each request.
+    log = _log.debug if error.is_of_storage else _log.warning
+    log(
         "token_request_unavailable",
         grant_type=grant_type,
         reason=error.reason,

@@ -32,6 +32,7 @@ from token_server.storage.engine import Store, open_store
 from token_server.storage.inspection import DatabaseFacts, describe_database
 from token_server.storage.migrations import schema_status
 from token_server.storage.sqlite_backend import MINIMUM_SQLITE, WAL_RESET_FIXED
+from token_server.storage.sqlite_file import NETWORK_FILE_SYSTEMS, file_system_of
 
 LEAST_FREE_BYTES = 256 * 1024 * 1024
 EARLIEST_S = 1_767_225_600  # 2026-01-01: a clock before the release is wrong
@@ -192,6 +193,10 @@ async def _opened_database(
 
 def _file_findings(path: Path, facts: DatabaseFacts) -> list[Finding]:
     findings = [Finding("wal", "ok", f"journal mode {facts.journal_mode}")]
+    kind = file_system_of(path)
+    if kind in NETWORK_FILE_SYSTEMS:
+        fix = "put it on a disk of this machine, or use PostgreSQL"
+        findings.append(Finding("database file", "warn", f"{path} is on {kind}", fix))
     if facts.damage is not None:
         fix = "stop the server and restore a backup, then `token-server db restored`"
         findings.append(Finding("database file", "fail", f"damaged: {facts.damage}", fix))

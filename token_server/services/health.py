@@ -88,10 +88,13 @@ async def _database(runtime: Runtime) -> tuple[Check, ...]:
         status = await schema_status(runtime.store)
         clock = await database_clock(runtime)
     except UnavailableError as error:
-        return (passed("database", is_ok=False, detail=error.reason),)
+        detail = f"{error.reason}: {error.detail}" if error.detail else error.reason
+        return (passed("database", is_ok=False, detail=detail),)
     except Exception as error:  # noqa: BLE001 - an unforeseen failure is "not ready", not a crash
         _log.exception("readiness_check_failed")
         return (passed("database", is_ok=False, detail=type(error).__name__),)
+    if runtime.store.problem is not None:  # it can be read, and that is all
+        return (passed("database", is_ok=False, detail=runtime.store.problem),)
     # A newer schema is safe to serve on: migrations never break the release before them.
     is_usable = status.is_current or status.is_newer
     return (

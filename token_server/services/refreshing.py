@@ -5,7 +5,7 @@ which is pure; what it decides is done here or by the endpoint's effects, never 
 write block.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from token_server.core.refresh import (
     Decision,
@@ -62,9 +62,18 @@ async def judge_refresh_token(
     family = await families.look_up(runtime.store, token.family_id)
     if family is None:
         return NotSpent(None, Refused("family_unknown"))
-    policy = refresh_policy(runtime, client)
+    policy = _while_away(runtime, refresh_policy(runtime, client), family)
     decision = decide_refresh(family, token.generation, client.client_id, context.now, policy)
     return NotSpent(family, decision)
+
+
+def _while_away(runtime: Runtime, policy: RefreshPolicy, family: Family) -> RefreshPolicy:
+    """The window for replays stands still while the database is away: a rotation whose answer was
+    lost then must be healed afterwards, however long it took. Strict mode has no window."""
+    if not policy.replay_window_s or family.rotated_at is None:
+        return policy
+    away_s = runtime.store.away_s(family.rotated_at)
+    return replace(policy, replay_window_s=policy.replay_window_s + away_s)
 
 
 async def spend_refresh_token(

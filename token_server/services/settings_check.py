@@ -15,6 +15,7 @@ from token_server.config_values import hide_password, split_address
 from token_server.crypto.opening import key_problems
 from token_server.errors import OperatorError, UnavailableError
 from token_server.services.connection_budget import FIX, connection_budget
+from token_server.services.database_file import file_problems, file_warnings
 from token_server.services.demo import find_demo_traces
 from token_server.storage.database_url import SqliteAddress, parse_database_url
 from token_server.storage.engine import Store, open_store
@@ -133,20 +134,28 @@ async def _database_findings(settings: Settings) -> Findings:
     """Demo accounts in an existing database, too few connections; that it does not answer."""
     try:
         address = parse_database_url(settings.database_url.reveal())
-        if isinstance(address, SqliteAddress) and not address.path.exists():
-            return Findings((), ())
+        of_file: tuple[str, ...] = ()
+        if isinstance(address, SqliteAddress):
+            of_file = tuple(file_warnings(address.path))
+            problems = await asyncio.to_thread(file_problems, address.path)
+            if problems or not address.path.exists():
+                return Findings(tuple(problems), of_file)
         store = await open_store(settings.database_url.reveal(), now=lambda: 0)
         try:
-            warnings = await _connection_warnings(store, settings)
+            warnings = (*of_file, *await _connection_warnings(store, settings))
             if not (await schema_status(store)).is_current:
                 return Findings((), warnings)  # looked at again after the upgrade
             traces = await find_demo_traces(store)
         finally:
             await store.close()
-    except (OperatorError, UnavailableError) as error:
+    except UnavailableError as error:
         shown = hide_password(settings.database_url.reveal())
-        reason = error.message if isinstance(error, OperatorError) else error.reason
-        return Findings((f"the database {shown} cannot be opened: {reason}",), ())
+        reason = error.detail or error.reason
+        # Looked at again when it answers, in open_runtime and require_no_demo.
+        return Findings((), (f"the database {shown} does not answer yet: {reason}",))
+    except OperatorError as error:
+        shown = hide_password(settings.database_url.reveal())
+        return Findings((f"the database {shown} cannot be opened: {error.message}",), ())
     return Findings(tuple(demo_problems(traces)), warnings)
 
 

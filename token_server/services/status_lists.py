@@ -90,7 +90,8 @@ class StatusLists:
         except UnavailableError as error:
             if status.age_s >= LIFETIME_TTLS * self.ttl_s:
                 raise
-            _log.warning("status_lists_not_followed", reason=error.reason)
+            log = _log.debug if error.is_of_storage else _log.warning
+            log("status_lists_not_followed", reason=error.reason)
             return False
         return True
 

@@ -7,7 +7,7 @@ failure leaves as UnavailableError.
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -16,6 +16,7 @@ from token_server.storage.query import Query
 from token_server.storage.steps import Dialect, Row, Transaction
 
 R = TypeVar("R")
+Operation = Literal["read", "write"]
 Asked = tuple[Query, Mapping[str, object]]  # a query and its values by name
 POOL_TIMEOUT_S = 5.0
 
@@ -41,6 +42,16 @@ class Backend(Protocol):
     async def write_steps(self, transaction: Transaction[R]) -> R: ...
 
     async def checkpoint(self) -> None: ...
+
+    async def probe(self, operation: Operation) -> None:
+        """Ask the database something simple of this kind, on a connection of its own; raises as
+        the operation would. For availability.py, which bounds it."""
+
+    def give_up(self, operation: Operation) -> None:
+        """It does not answer: break off what waits for it, and open no connection until
+        `resume`."""
+
+    def resume(self, operation: Operation) -> None: ...
 
     async def close(self) -> None: ...
 

@@ -128,7 +128,8 @@ class BackgroundWriter:
                 # Kept for the next turn; the wait is what the wake-up below and the bound allow.
                 for uses, used_at in taken:
                     uses.give_back(used_at)
-                _log.warning("background_write_failed", reason=error.reason)
+                log = _log.debug if error.is_of_storage else _log.warning
+                log("background_write_failed", reason=error.reason)
                 if not self._is_closing:
                     await asyncio.sleep(error.retry_after_s)
                     continue

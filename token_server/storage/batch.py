@@ -133,7 +133,9 @@ class Batcher(Generic[E, R]):
             return
         if isinstance(error, UnavailableError) and not _is_conflict(error):
             for waiter in waiters:  # an error of its own for each: they grow tracebacks
-                _fail(waiter, UnavailableError(error.reason, error.retry_after_s))
+                _fail(
+                    waiter, UnavailableError(error.reason, error.retry_after_s, detail=error.detail)
+                )
         elif len(waiters) == 1:
             _fail(waiters[0], error)
         else:

@@ -18,7 +18,8 @@ from token_server.errors import OperatorError
 
 _LOCK_TIMEOUT_MS = 5_000
 _STATEMENT_TIMEOUT_MS = 10_000
-_IDLE_TRANSACTION_TIMEOUT_MS = 30_000
+# A process that was frozen or cut off within a transaction holds its locks for so long.
+_IDLE_TRANSACTION_TIMEOUT_MS = 10_000
 _CONNECT_TIMEOUT_S = 5
 # Longer than the server's own statement timeout: it only fires when the server is unreachable.
 _COMMAND_TIMEOUT_S = 15

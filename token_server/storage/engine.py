@@ -11,6 +11,7 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_server.errors import UnavailableError
+from token_server.storage.availability import Availability, Observer
 from token_server.storage.backend import Asked, Backend, translated
 from token_server.storage.database_url import SqliteAddress, parse_database_url
 from token_server.storage.postgres_backend import open_postgres
@@ -30,6 +31,25 @@ class Store:
         self.now = now
         self.dialect: Dialect = backend.dialect
         self.path = backend.path
+        self._reads = Availability("read", backend, now)
+        self._writes = Availability("write", backend, now)
+
+    def watch(self, observer: Observer) -> None:
+        """Judge from now on whether the database answers, as a process that serves does."""
+        self._reads.watch(observer, self._writes)
+        self._writes.watch(observer, self._reads)
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be read or written now; None while the database answers."""
+        if self._writes.problem is not None:
+            return f"writes are stopped: {self._writes.problem}"
+        return self._reads.problem
+
+    def away_s(self, since: int) -> int:
+        """How many of the seconds since this instant nothing could be written, as far as this
+        process knows."""
+        return self._writes.away_s(since)
 
     @contextlib.asynccontextmanager
     async def read(self, *, wait_s: float | None = None) -> AsyncIterator[AsyncConnection]:
@@ -38,7 +58,7 @@ class Store:
         `wait_s` as in `write`: for what only an operator asks, and all sessions have to be read.
         """
         self._require_open()
-        with translated():
+        with self._reads, translated():
             async with self._backend.read(wait_s) as conn:
                 yield conn
 
@@ -50,14 +70,14 @@ class Store:
         then (PostgreSQL): migrations wait longer, and touch whole tables.
         """
         self._require_open()
-        with translated():
+        with self._writes, translated():
             async with self._backend.write(wait_s) as conn:
                 yield conn
 
     async def read_alone(self, *queries: Asked) -> list[list[Row]]:
         """The rows of each query, which see all that was committed before the call."""
         self._require_open()
-        with translated():
+        with self._reads, translated():
             return await self._backend.read_alone(queries)
 
     async def write_alone(self, statement: str, values: Sequence[object]) -> list[Row]:
@@ -66,13 +86,13 @@ class Store:
         Without what SQLAlchemy does around a transaction, which costs more than a signature.
         """
         self._require_open()
-        with translated():
+        with self._writes, translated():
             return await self._backend.write_alone(statement, values)
 
     async def write_steps(self, transaction: Transaction[R]) -> R:
         """What came of the steps, durable: as `write_alone`, for more than one statement."""
         self._require_open()
-        with translated():
+        with self._writes, translated():
             return await self._backend.write_steps(transaction)
 
     async def checkpoint(self) -> None:
@@ -86,6 +106,8 @@ class Store:
     async def close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
+            await self._reads.close()
+            await self._writes.close()
             await self._backend.close()
 
     def _require_open(self) -> None:

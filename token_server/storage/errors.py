@@ -67,17 +67,17 @@ class StorageFailedError(Exception):
     """A statement that should have worked did not: a defect or a damaged database."""
 
 
-def unavailable(reason: str) -> UnavailableError:
-    return UnavailableError(reason, _RETRY_AFTER_S[reason])
+def unavailable(reason: str, detail: str = "") -> UnavailableError:
+    return UnavailableError(reason, _RETRY_AFTER_S[reason], detail=detail)
 
 
 def translate(error: Exception) -> Exception | None:
     """The error that leaves storage instead of `error`; None when it is no driver error."""
     if isinstance(error, exc.TimeoutError):  # the pool had no free connection in time
-        return unavailable(BUSY)
+        return unavailable(BUSY, "no free connection")
     reason = environmental_reason(error)
     if reason is not None:
-        return unavailable(reason)
+        return unavailable(reason, _code(getattr(error, "orig", None) or error))
     if isinstance(error, exc.StatementError):
         code = _code(error.orig) if error.orig is not None else ""
         statement = " ".join((error.statement or "").split())[:200]

@@ -1,4 +1,5 @@
-"""PostgreSQL: one bounded pool, READ COMMITTED, bounded lock and statement times.
+"""PostgreSQL: one bounded pool, READ COMMITTED, bounded lock and statement times; a connection that
+does not answer is given up, and never used again.
 
 Must not hold a domain rule or a query.
 """
@@ -10,14 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, event, exc, text
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from token_server.errors import OperatorError
-from token_server.storage.backend import POOL_TIMEOUT_S, Asked, Backend, translated
+from token_server.storage.backend import POOL_TIMEOUT_S, Asked, Backend, Operation, translated
 from token_server.storage.batch import Batcher, Work
 from token_server.storage.database_url import PostgresAddress, session_settings
 from token_server.storage.errors import translate
+from token_server.storage.postgres_probe import Connections, break_off, probe_server
 from token_server.storage.query import Query
 from token_server.storage.steps import (
     Dialect,
@@ -42,6 +44,7 @@ class _PostgresBackend:
     def __init__(self, engine: AsyncEngine, address: PostgresAddress) -> None:
         self._engine = engine
         self._address = address
+        self._connections = Connections(engine)
         # False behind PgBouncer, where nothing outlives a transaction.
         self._has_session = address.prepared_statements
         self._look_ups = Batcher(Work(self._look_up, key=id))
@@ -109,8 +112,7 @@ class _PostgresBackend:
             driver: Any = (await conn.get_raw_connection()).driver_connection
 
             async def fetch(statement: str, values: Sequence[object]) -> list[Row]:
-                rows: list[Row] = await driver.fetch(statement, *values)
-                return rows
+                return await _fetch(driver, statement, values)
 
             if is_transaction:
                 async with driver.transaction(isolation="read_committed"):
@@ -121,9 +123,28 @@ class _PostgresBackend:
     async def checkpoint(self) -> None:
         pass
 
+    async def probe(self, operation: Operation) -> None:
+        await probe_server(self._address, self._connections, must_write=operation == "write")
+
+    def give_up(self, operation: Operation) -> None:
+        self._connections.give_up(operation)
+
+    def resume(self, operation: Operation) -> None:
+        self._connections.resume(operation)
+
     async def close(self) -> None:
         await self._look_ups.close()
         await self._engine.dispose()
+
+
+async def _fetch(driver: Any, statement: str, values: Sequence[object]) -> list[Row]:
+    """Straight through the driver."""
+    try:
+        rows: list[Row] = await driver.fetch(statement, *values)
+    except TimeoutError:  # unreachable: PostgreSQL's own bounds are shorter
+        break_off(driver)
+        raise
+    return rows
 
 
 async def open_postgres(address: PostgresAddress) -> Backend:
@@ -162,6 +183,13 @@ def _make_engine(address: PostgresAddress, *, command_timeout_s: int | None = No
         # asyncpg has already noticed when the server went away: reconnect instead of failing.
         if dbapi_connection.driver_connection.is_closed():
             raise exc.DisconnectionError
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def drop_silent(context: ExceptionContext) -> None:
+        # The driver gave up waiting: a connection that comes back after that is another one's.
+        if isinstance(context.original_exception, TimeoutError):
+            context.is_disconnect = True
+            context.invalidate_pool_on_disconnect = False
 
     if not address.prepared_statements:
 

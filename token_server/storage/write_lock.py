@@ -39,7 +39,7 @@ class WriteLock:
             async with asyncio.timeout(deadline - time.monotonic()):
                 await self._tasks.acquire()
         except TimeoutError:
-            raise unavailable(BUSY) from None
+            raise unavailable(BUSY, "another process writes") from None
         try:
             await self._acquire(deadline)
             try:
@@ -67,7 +67,7 @@ async def _poll(descriptor: int, deadline: float) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise unavailable(BUSY) from None
+                raise unavailable(BUSY, "another process writes") from None
         else:
             return
         await asyncio.sleep(_RETRY_S)

@@ -33,7 +33,9 @@ def introspection_handler(runtime: Runtime) -> ASGIRouteHandler:
                 runtime, header_values(scope, b"authorization"), form, context
             )
         except (OAuthError, UnavailableError) as error:
-            _log.info("introspection_refused", reason=error.reason, request_id=request_id(scope))
+            is_known = isinstance(error, UnavailableError) and error.is_of_storage
+            log = _log.debug if is_known else _log.info
+            log("introspection_refused", reason=error.reason, request_id=request_id(scope))
             raise
         if not prefers_signed(header_values(scope, b"accept")):
             return json_answer(introspection.members)

@@ -28,7 +28,9 @@ def revocation_handler(runtime: Runtime) -> ASGIRouteHandler:
             context = request_context(runtime, scope)
             await revoke_token(runtime, header_values(scope, b"authorization"), form, context)
         except (OAuthError, UnavailableError) as error:
-            _log.info("revocation_refused", reason=error.reason, request_id=request_id(scope))
+            is_known = isinstance(error, UnavailableError) and error.is_of_storage
+            log = _log.debug if is_known else _log.info
+            log("revocation_refused", reason=error.reason, request_id=request_id(scope))
             raise
         return _DONE
 

@@ -36,7 +36,7 @@ _PREFLIGHT = (
     (b"access-control-allow-headers", b"If-None-Match"),
     (b"access-control-max-age", b"86400"),
 )
-_METADATA_MAX_AGE_S = 3600
+METADATA_MAX_AGE_S = 3600
 _STALE_WHILE_REVALIDATE_S = 60
 _STALE_IF_ERROR_S = 86400
 
@@ -68,7 +68,7 @@ class Document:
 def well_known_handlers(runtime: Runtime) -> list[ASGIRouteHandler]:
     """The handlers of all well-known documents over this runtime."""
     body = msgspec.json.encode(server_metadata(runtime.settings, GRANTS))
-    metadata = Document.of(body, _METADATA_MAX_AGE_S)
+    metadata = Document.of(body, METADATA_MAX_AGE_S)
     return [
         document_handler(JWKS_PATH, _jwks_reader(runtime)),
         *(document_handler(path, lambda: metadata) for path in METADATA_PATHS),
