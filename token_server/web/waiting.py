@@ -9,11 +9,10 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
-import uvicorn
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
@@ -26,7 +25,8 @@ from token_server.services.metadata import JWKS_PATH, server_metadata
 from token_server.services.published_keys import published_jwks
 from token_server.web import answers
 from token_server.web.answers import NO_STORE, Answer, send_answer
-from token_server.web.server import Listeners, StopSignal
+from token_server.web.server import Listeners, Server, StopSignal
+from token_server.web.traffic import Limits, Traffic
 from token_server.web.well_known import (
     METADATA_MAX_AGE_S,
     METADATA_PATHS,
@@ -38,6 +38,7 @@ _log = get_logger(__name__)
 
 PAUSE_S = 0.5
 _STOP_S = 1
+_CONNECTIONS = 1_000
 _JSON = (b"content-type", b"application/json")
 # The server that takes over has its own connections: none is carried over.
 _CLOSE = (b"connection", b"close")
@@ -159,23 +160,10 @@ def _json(status: int, body: dict[str, object] | dict[str, str]) -> Answer:
 
 
 async def _send(scope: HTTPScope, send: Send, answer: Answer) -> None:
-    answer = replace(answer, headers=(*answer.headers, _CLOSE, _NOSNIFF))
+    answer = Answer(answer.status, (*answer.headers, _CLOSE, _NOSNIFF), answer.body)
     await send_answer(send, answer, without_body=scope["method"] == "HEAD")
 
 
-def _server(app: ASGIApp, listener: socket.socket) -> tuple[uvicorn.Server, asyncio.Task[None]]:
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        interface="asgi3",
-        ws="none",
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=_STOP_S,
-        timeout_graceful_shutdown=_STOP_S,
-    )
-    server = uvicorn.Server(config)
-    # Without its handling of signals, which are ours.
-    return server, asyncio.create_task(server._serve([listener]))
+def _server(app: ASGIApp, listener: socket.socket) -> "tuple[Server, asyncio.Task[None]]":
+    server = Server(app, Traffic(Limits(connections=_CONNECTIONS)), _STOP_S)
+    return server, asyncio.create_task(server.serve([listener]))
