@@ -6,13 +6,15 @@ like our tokens, are blanked as a last line of defence, not as a licence to log 
 line that cannot be written is dropped: it must never fail a request.
 """
 
+import contextlib
 import json
 import logging
 import re
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -55,6 +57,7 @@ SECRET_HINTS = (b"rt_", b"ts_", b"tsk_", b"eyJ", b"$argon2", b"://")
 UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
+_URGENT = frozenset({"warning", "error"})
 LEVEL_NUMBERS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 QUIET_LOGGERS = ("aiosqlite", "alembic", "asyncio", "sqlalchemy", "uvicorn")  # below warning
 
@@ -95,12 +98,40 @@ class Logger:
         if exc_info:
             values["exception"] = _format_exception(exc_info)
         head = {"at": _timestamp(), "level": level, "event": event, "module": self._module}
-        _write(_output.render({**head, **values}))
+        line = _output.render({**head, **values})
+        if threading.get_ident() != _output.collecting:
+            _write(line)
+            return
+        _output.lines.append(line)
+        if level in _URGENT:
+            flush_lines()
 
 
 def get_logger(name: str) -> Logger:
     """A logger for one module; usable at import time, and follows every later configuration."""
     return Logger(name)
+
+
+@contextlib.contextmanager
+def lines_collected() -> Iterator[None]:
+    """In this thread lines up to "info" wait for `flush_lines`, and then are one system call.
+
+    For an event loop that calls it before answers leave, so that what was answered was logged. A
+    warning does not wait, nor does what other threads say.
+    """
+    _output.collecting = threading.get_ident()
+    try:
+        yield
+    finally:
+        _output.collecting = None
+        flush_lines()
+
+
+def flush_lines() -> None:
+    """Write the lines that wait; nothing waits but in the thread that collects."""
+    if _output.lines:
+        lines, _output.lines = _output.lines, []
+        _write(b"\n".join(lines))
 
 
 def configure_logging(log_format: Format, level: str) -> None:
@@ -220,9 +251,11 @@ def _escape(text: str) -> str:
 class _Output:
     """What `configure_logging` said last; before that, lines for a person to read."""
 
-    __slots__ = ("level", "render")
+    __slots__ = ("collecting", "level", "lines", "render")
 
     def __init__(self) -> None:
+        self.collecting: int | None = None  # the thread whose lines wait
+        self.lines: list[bytes] = []
         self.level: int = logging.INFO
         self.render: Render = _render_console
 

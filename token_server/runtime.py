@@ -47,6 +47,7 @@ _log = get_logger(__name__)
 # Two clocks that are read one after the other differ by microseconds, also with CLOCK_SKEW=0.
 _LEAST_TOLERANCE_S = 1
 _VERIFIED_TOKENS = 4096
+_ENTROPY_BYTES = 4096
 
 # By the SHA-256 of a token that is good: the key set that it was verified by, and its claims.
 VerifiedTokens = RecentlyUsed[bytes, tuple[bytes, Claims]]
@@ -118,8 +119,20 @@ class Entropy(Protocol):
 
 
 class SystemEntropy:
+    """The kernel's, fetched 4 KiB at a time: a system call for each token id costs more than the
+    rest of the id. What was given out is not kept, and a forked process begins anew."""
+
+    def __init__(self) -> None:
+        self._left = bytearray()
+        os.register_at_fork(after_in_child=self._left.clear)
+
     def token_bytes(self, length: int) -> bytes:
-        return os.urandom(length)
+        left = self._left
+        if len(left) < length:
+            left[:] = os.urandom(max(_ENTROPY_BYTES, length))
+        taken = bytes(left[-length:])
+        del left[-length:]
+        return taken
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,9 +243,12 @@ class Http1(asyncio.Protocol):
         """Done when the client reads again; None while it does."""
         return self._reader_gone
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, *, is_last: bool = True) -> None:
+        """Not `is_last`: how fast more of this answer comes depends on who reads it."""
         if self._transport is not None and self._phase is not _Phase.CLOSED:
-            self._transport.write(data)
+            self.traffic.post(self._transport, data)
+            if not is_last:
+                self.traffic.send_out()
 
     def resume_reading(self) -> None:
         if not self._is_reading and self._transport is not None:
@@ -363,6 +366,7 @@ class Http1(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         self._waiting.clear()
+        self.traffic.send_out()
         if is_read or not transport.can_write_eof():
             self._phase = _Phase.LINGER
             self.deadline = self.traffic.now + self.traffic.limits.write_s

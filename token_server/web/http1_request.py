@@ -31,7 +31,7 @@ class Carrier(Protocol):
     @property
     def reader_gone(self) -> "asyncio.Future[None] | None": ...
 
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes, *, is_last: bool = True) -> None: ...
 
     def resume_reading(self) -> None: ...
 
@@ -121,7 +121,7 @@ class Request:
             body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (
                 b"" if has_more else b"0\r\n\r\n"
             )
-        self._carrier.write(head + body if head else body)
+        self._carrier.write(head + body if head else body, is_last=not has_more)
         if not has_more:
             self.is_answered = True
             self._carrier.finish(self)

@@ -24,7 +24,7 @@ from litestar.types import ASGIApp
 from token_server.config import Settings
 from token_server.config_values import split_address
 from token_server.errors import OperatorError
-from token_server.logs import get_logger
+from token_server.logs import get_logger, lines_collected
 from token_server.runtime import Runtime
 from token_server.services.health import Readiness
 from token_server.web.answers import security_headers
@@ -180,6 +180,11 @@ async def serve_app(hosting: Hosting, stop: StopSignal, *, on_listening: Callabl
 
     `on_listening` is called once, when both ports answer.
     """
+    with lines_collected():
+        return await _serve(hosting, stop, on_listening)
+
+
+async def _serve(hosting: Hosting, stop: StopSignal, on_listening: Callable[[], None]) -> int:
     listeners = hosting.listeners
     # What is here now stays: a full collection need not look through it again, 60 ms each time.
     gc.freeze()

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from token_server.config import IPNetwork
-from token_server.logs import get_logger
+from token_server.logs import flush_lines, get_logger
 from token_server.metrics import Metrics
 
 _log = get_logger(__name__)
@@ -79,6 +79,7 @@ class Traffic:
     date_line: bytes = field(default=b"", init=False)
     connections: set[Guarded] = field(default_factory=set, init=False)
     _by_source: Counter[str] = field(default_factory=Counter, init=False)
+    _outbox: list[tuple[asyncio.Transport, bytes]] = field(default_factory=list, init=False)
     _said: dict[str, float] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -124,6 +125,19 @@ class Traffic:
             log = _log.warning if reason in _FULL else _log.info
             log("connection_refused", reason=reason, connections=len(self.connections), **facts)
 
+    def post(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Let `data` leave at the end of this turn of the event loop, after its log lines."""
+        self._outbox.append((transport, data))
+        if len(self._outbox) == 1:
+            asyncio.get_running_loop().call_soon(self.send_out)
+
+    def send_out(self) -> None:
+        """What was posted leaves now."""
+        flush_lines()
+        outbox, self._outbox = self._outbox, []
+        for transport, data in outbox:
+            transport.write(data)
+
     async def keep_looking(self) -> None:
         """Until cancelled: close whatever is overdue, and tell the time."""
         while True:
@@ -131,6 +145,7 @@ class Traffic:
             self.look()
 
     def look(self) -> None:
+        flush_lines()  # of what had no answer
         self.now = now = time.monotonic()
         self._tell_time()
         for connection in [one for one in self.connections if one.deadline <= now]:
