@@ -80,6 +80,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--starts", type=int, default=3, help="of each server")
     parser.add_argument("--prune-load", type=float, default=200, help="requests/s beside a prune")
+    parser.add_argument(
+        "--prune-up-to", type=float, default=1e9, metavar="N", help="sessions; larger ones are not"
+    )
     parser.add_argument("--quiet", type=float, default=20, help="seconds before and after it")
     parser.add_argument("--load-only", action="store_true")
     parser.add_argument(
@@ -175,6 +178,8 @@ async def _measure(found: list[Place], options: argparse.Namespace) -> dict[str,
         _print_costs(costs, starts)
         purges = {}
         for one in grown:
+            if one.size > options.prune_up_to:
+                continue
             result = await purge(one, per_s=options.prune_load, quiet_s=options.quiet)
             purges[one.size] = {**asdict(result), "rows_per_s": result.rows_per_s}
             _print_purge(one.size, result)

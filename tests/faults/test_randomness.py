@@ -75,7 +75,7 @@ def test_nothing_else_in_the_server_draws() -> None:
     libraries for callers have no runtime: pauses by chance, and throw-away keys of tests."""
     package = ROOT / "token_server"
     of_callers = ("client/pace.py", "verify/refreshing.py", "verify/testing/signing.py")
-    words = ("import random", "import secrets", "import uuid", "from uuid", "os.urandom")
+    words = ("import random", "import secrets", "uuid1(", "uuid4(", "os.urandom")
     found = {
         path.relative_to(package)
         for path in package.rglob("*.py")

@@ -1,5 +1,7 @@
 """Liveness, readiness and metrics, over HTTP on both ports' applications."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from tests.support.databases import PostgresDatabases
 from tests.support.server import ManualClock, copy_keys, make_settings
 from token_server.app import create_app
 from token_server.config import Settings
+from token_server.errors import UnavailableError
 from token_server.runtime import Runtime, open_runtime
 from token_server.services.health import Readiness
 from token_server.web.health import create_management_app, health_handlers
@@ -233,3 +236,31 @@ async def test_a_database_that_is_away_is_not_ready_but_alive(
     assert all(check.is_ok for check in before)
     assert [check.name for check in after if not check.is_ok] == ["database"]
     assert live.status_code == 200
+
+
+async def test_readiness_says_at_once_what_requests_hear(
+    postgres_databases: PostgresDatabases,
+    tmp_path: Path,
+    shared_keys: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An answer that is good for a second more would send requests to an instance that refuses
+    them all (case 254)."""
+    monkeypatch.setattr("token_server.services.health.MAX_AGE_S", 3600)
+    copy_keys(shared_keys, tmp_path)
+    with postgres_databases.create() as url:
+        manager = open_runtime(make_settings(url, tmp_path), clock=ManualClock())
+        runtime = await manager.__aenter__()
+        readiness = Readiness(runtime)
+        before = await readiness.checks()
+    async with asyncio.timeout(20):
+        while runtime.store.problem is None:
+            with contextlib.suppress(UnavailableError):
+                async with runtime.store.read() as connection:
+                    await connection.execute(text("SELECT 1"))
+            await asyncio.sleep(0.02)
+    after = await readiness.checks()
+    await manager.__aexit__(None, None, None)
+
+    assert all(check.is_ok for check in before)
+    assert [check.name for check in after if not check.is_ok] == ["database"]

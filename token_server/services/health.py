@@ -29,6 +29,7 @@ class Readiness:
         self._is_draining = False
         self._checks: tuple[Check, ...] = ()
         self._checked_at = float("-inf")
+        self._problem: str | None = None  # of the database, when it was checked
         self._task: asyncio.Task[tuple[Check, ...]] | None = None
         self._clock_watch = ClockWatch(runtime)
 
@@ -45,7 +46,10 @@ class Readiness:
         detail = "stopping" if self._is_draining else "serving"
         serving = passed("serving", detail, is_ok=not self._is_draining)
         age_s = self._runtime.clock.monotonic() - self._checked_at
-        if not self._checks or age_s > MAX_AGE_S:
+        problem = self._runtime.store.problem
+        # What requests hear by now must not wait until the answer is a second old.
+        if not self._checks or age_s > MAX_AGE_S or problem != self._problem:
+            self._problem = problem
             self._keep(await self._check_once())
         return (serving, *self._checks)
 

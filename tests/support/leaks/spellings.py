@@ -7,6 +7,7 @@ from urllib.parse import quote, quote_plus
 
 FRAGMENT = 24  # characters in a row that cannot be there by chance
 SHORTEST = 12  # of a shorter text too much is said by chance
+LEAST_VARIED = 6  # different bytes; 24 random ones of base64 have about 20
 
 
 def spellings(secret: bytes) -> Iterator[tuple[str, bytes]]:
@@ -30,13 +31,12 @@ def spellings(secret: bytes) -> Iterator[tuple[str, bytes]]:
 
 def fragments(text: bytes, *, is_dense: bool) -> set[bytes]:
     """What would be found of `text`: all of a short one, beginning and end of a longer one, and if
-    `is_dense` all between, wherever it is cut."""
-    if len(text) <= FRAGMENT:
-        return {text} if len(text) >= SHORTEST else set()
+    `is_dense` all between, wherever it is cut. Nothing that is said by chance, as the zeros of an
+    empty status list are."""
     found = {text[:FRAGMENT], text[-FRAGMENT:]}
     if is_dense:
         found.update(text[i : i + FRAGMENT] for i in range(0, len(text) - FRAGMENT, FRAGMENT // 2))
-    return found
+    return {one for one in found if len(one) >= SHORTEST and len(set(one)) >= LEAST_VARIED}
 
 
 _TO_URL = bytes.maketrans(b"+/", b"-_")

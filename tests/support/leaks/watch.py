@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.leaks.spellings import SHORTEST, fragments, spellings
+from tests.support.leaks.spellings import LEAST_VARIED, SHORTEST, fragments, spellings
 
-LEAST_VARIED = 6  # bytes; any 32 random ones have about 30
 _WINDOW = 8
 _KEY = struct.Struct("=Q")
 
