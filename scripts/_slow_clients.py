@@ -4,7 +4,8 @@ import argparse
 import asyncio
 import sys
 
-from tests.faults.slow_clients import ALLOWED_S, KINDS, Plan, Report, many_descriptors, run_drill
+from tests.faults.slow_clients import ALLOWED_S, Plan, Report, many_descriptors, run_drill
+from tests.faults.slow_crowd import KINDS
 from tests.support.places import DATABASE_HELP, temporary_installation
 from tests.support.process import Installation, running_processes
 from token_server.logs import configure_logging

@@ -9,25 +9,20 @@ import asyncio
 import contextlib
 import os
 import resource
-import socket
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
 from tests.support.load import Address, Connection, get_request, token_request
-from tests.support.process import ServerProcess
+from tests.support.process import ROOT, ServerProcess
 from token_server.services.metadata import JWKS_PATH
 from token_server.web.traffic import Limits
 
-KINDS = ("silent", "head", "body", "reader")
 LIMITS = Limits()
 # The longest deadline, and two seconds.
 ALLOWED_S = max(LIMITS.head_s, LIMITS.body_s, LIMITS.write_s) + 2
-_TRICKLE_S = 1.0
-_PER_SOURCE = 400
 _PATIENCE_S = 120.0
-_POST = b"POST /oauth2/token HTTP/1.1\r\nhost: x\r\ncontent-length: 9999\r\n"
-_FORM = b"content-type: application/x-www-form-urlencoded\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,72 +67,41 @@ async def run_drill(server: ServerProcess, secret: str, client_id: str, plan: Pl
     ]
     others = _Others(server.address, requests, plan.per_s, report)
     await others.run(report.quiet, until=time.monotonic() + plan.quiet_s)
-    before = _sockets(server.pid) - others.opened
+    before = _descriptors(server.pid) - others.opened
     stop = asyncio.Event()
     meanwhile = asyncio.create_task(others.run(report.crowded, stop=stop))
-    with contextlib.ExitStack() as stack:
-        slow = await asyncio.to_thread(_open_all, stack, server.address, plan.each)
-        report.opened = len(slow)
+    async with _crowd(server.address, plan.each) as opened:
+        report.opened = opened
         begun = time.monotonic()
-        trickle = asyncio.create_task(_trickle(slow))
         while time.monotonic() - begun < _PATIENCE_S:
-            if _sockets(server.pid) <= before + others.opened:
+            if _descriptors(server.pid) <= before + others.opened:
                 break
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.25)
         report.gone_s = time.monotonic() - begun
-        trickle.cancel()
     stop.set()
     await meanwhile
     return report
 
 
-@dataclass(slots=True)
-class _Slow:
-    kind: str
-    socket: socket.socket
-
-
-def _open_all(stack: contextlib.ExitStack, address: Address, each: int) -> list[_Slow]:
-    opened = []
-    for number, kind in enumerate(kind for _ in range(each) for kind in KINDS):
-        one = socket.socket()
-        stack.enter_context(contextlib.closing(one))
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        source = number // _PER_SOURCE
-        one.bind((f"127.0.{1 + source // 250}.{1 + source % 250}", 0))
-        one.settimeout(20)
-        one.connect(address)
-        one.setblocking(False)
-        opened.append(_Slow(kind, one))
-        _say(opened[-1], _beginning(kind))
-    return opened
-
-
-def _beginning(kind: str) -> bytes:
-    beginnings: dict[str, bytes] = {
-        "silent": b"",
-        "head": b"GET / HTTP/1.1\r\nhost: x\r\nx-a: ",
-        "body": _POST + _FORM,
-        # As much as may be pipelined: more than any buffer between us takes.
-        "reader": get_request("/openapi.json") * (LIMITS.pipelined - 1),
-    }
-    return beginnings[kind]
-
-
-async def _trickle(slow: list[_Slow]) -> None:
-    """A byte each, now and then, for those who pretend to be sending."""
-    while True:
-        await asyncio.sleep(_TRICKLE_S)
-        for number, one in enumerate(slow):
-            if one.kind in ("head", "body"):
-                _say(one, b"a")
-            if number % 100 == 0:
-                await asyncio.sleep(0)
-
-
-def _say(one: _Slow, data: bytes) -> None:
-    with contextlib.suppress(OSError):
-        one.socket.send(data)
+@contextlib.asynccontextmanager
+async def _crowd(address: Address, each: int) -> AsyncIterator[int]:
+    """How many slow clients there are, once all of them are connected."""
+    host, port = address
+    crowd = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.faults.slow_crowd", host, str(port), str(each)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+    )
+    assert crowd.stdin is not None
+    assert crowd.stdout is not None
+    try:
+        word, _, count = (await crowd.stdout.readline()).decode().partition(" ")
+        assert word == "open", "the slow clients could not connect"
+        yield int(count)
+    finally:
+        crowd.stdin.close()
+        await crowd.wait()
 
 
 @dataclass(slots=True)
@@ -184,14 +148,9 @@ class _Others:
         return connection
 
 
-def _sockets(pid: int) -> int:
-    """How many the process has open."""
-    count = 0
-    for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208 - ten times a second, thousands
-        with contextlib.suppress(OSError):
-            link = os.readlink(f"/proc/{pid}/fd/{name}")  # noqa: PTH115 - the same
-            count += link.startswith("socket:")
-    return count
+def _descriptors(pid: int) -> int:
+    """How many the process has open. Their names would say more, and cost whoever is timed here."""
+    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - thousands, some times a second
 
 
 def quantile(seconds: list[float], share: float) -> float:

@@ -14,6 +14,7 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from token_server.records import Family
 
@@ -60,7 +61,14 @@ def decode_refresh_token(
 
 
 def _mac(mac_key: bytes, epoch: int, body: bytes) -> bytes:
-    return hmac.digest(mac_key, _MAC_CONTEXT + epoch.to_bytes(8, "big") + body, "sha256")
+    mac = _keyed(mac_key).copy()
+    mac.update(_MAC_CONTEXT + epoch.to_bytes(8, "big") + body)
+    return mac.digest()
+
+
+@lru_cache(maxsize=8)  # the versions of the master key; to begin one costs more than the rest
+def _keyed(mac_key: bytes) -> hmac.HMAC:
+    return hmac.new(mac_key, digestmod="sha256")
 
 
 @dataclass(frozen=True, slots=True)

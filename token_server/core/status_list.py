@@ -9,8 +9,10 @@ import base64
 import hashlib
 import re
 import zlib
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
 LIST_BITS: Final = 17
@@ -27,6 +29,8 @@ _LOW_BITS = 8
 _HIGH_BITS = LIST_BITS - _LOW_BITS
 _LOW_MASK = (1 << _LOW_BITS) - 1
 _HIGH_MASK = (1 << _HIGH_BITS) - 1
+# Of each round: how many halves may go in, and the bits of what comes out.
+_HALVES = ((1 << _LOW_BITS, _HIGH_MASK), (1 << _HIGH_BITS, _LOW_MASK)) * (_ROUNDS // 2)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -90,13 +94,23 @@ def permute(offset: int, name: ListName, key: bytes) -> int:
 def _run_rounds(offset: int, name: ListName, key: bytes, rounds: Iterable[int]) -> int:
     """Each round undoes itself: in the opposite order they lead back."""
     low, high = offset & _LOW_MASK, offset >> _LOW_BITS
-    label = str(name).encode("ascii")
+    tables = _tables(name, key)
     for number in rounds:
         if number % 2:
-            low ^= _round(key, label, number, high) & _LOW_MASK
+            low ^= tables[number][high]
         else:
-            high ^= _round(key, label, number, low) & _HIGH_MASK
+            high ^= tables[number][low]
     return (high << _LOW_BITS) | low
+
+
+@lru_cache(maxsize=1024)  # 3 KiB each; sessions of a list are refreshed again and again
+def _tables(name: ListName, key: bytes) -> tuple["array[int]", ...]:
+    """What each round does to each half: few enough to be worked out once for a list."""
+    label = str(name).encode("ascii")
+    return tuple(
+        array("H", (_round(key, label, number, half) & mask for half in range(halves)))
+        for number, (halves, mask) in enumerate(_HALVES)
+    )
 
 
 def _round(key: bytes, label: bytes, number: int, half: int) -> int:

@@ -10,6 +10,7 @@ import socket
 import struct
 from collections import deque
 from enum import Enum, auto
+from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -352,7 +353,8 @@ class Http1(asyncio.Protocol):
                 self._abort()
                 return
         self.write(refusal(status, self._url, self.traffic))
-        self._close(is_read=False)
+        # Who was too slow is not waited for once more.
+        self._close(is_read=status == HTTPStatus.REQUEST_TIMEOUT)
 
     def _stop_reading(self) -> None:
         self._parser = None
