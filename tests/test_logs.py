@@ -2,12 +2,13 @@
 
 import json
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from token_server.logs import _output, configure_logging, get_logger
+from token_server.logs import _output, configure_logging, get_logger, lines_collected
 from token_server.records import Secret
 
 
@@ -190,3 +191,34 @@ def test_a_value_without_a_json_form_is_shown_as_text(capsys: pytest.CaptureFixt
     (record,) = records(capsys)
     assert record["error"] == "broken"
     assert record["value"] == "<class 'object'>"
+
+
+def test_collected_lines_leave_together_and_a_warning_takes_them_along(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One system call a turn of the event loop; in their order, and nothing is kept at the end."""
+    configure_logging("json", "info")
+    turns: list[Callable[[], None]] = []
+    log = get_logger("a")
+
+    with lines_collected(turns.append):
+        log.info("first")
+        log.info("second")
+        waiting = capsys.readouterr().err
+        turns.pop()()
+        flushed = records(capsys)
+        log.info("third")
+        log.warning("fourth")
+        urgent = records(capsys)
+        elsewhere = threading.Thread(target=log.info, args=("fifth",))
+        elsewhere.start()
+        elsewhere.join()
+        from_a_thread = records(capsys)
+        log.info("sixth")
+    last = records(capsys)
+
+    assert waiting == ""
+    assert [r["event"] for r in flushed] == ["first", "second"]
+    assert [r["event"] for r in urgent] == ["third", "fourth"]
+    assert [r["event"] for r in from_a_thread] == ["fifth"]
+    assert [r["event"] for r in last] == ["sixth"]

@@ -105,6 +105,8 @@ class Logger:
         _output.lines.append(line)
         if level in _URGENT:
             flush_lines()
+        elif len(_output.lines) == 1:
+            _output.soon(flush_lines)
 
 
 def get_logger(name: str) -> Logger:
@@ -113,12 +115,13 @@ def get_logger(name: str) -> Logger:
 
 
 @contextlib.contextmanager
-def lines_collected() -> Iterator[None]:
-    """In this thread lines up to "info" wait for `flush_lines`, and then are one system call.
+def lines_collected(soon: Callable[[Callable[[], None]], object]) -> Iterator[None]:
+    """In this thread lines up to "info" wait for the next turn, and then are one system call.
 
-    For an event loop that calls it before answers leave, so that what was answered was logged. A
-    warning does not wait, nor does what other threads say.
+    `soon` is an event loop's `call_soon`. The loop also calls `flush_lines` before answers leave,
+    so that what was answered was logged. A warning does not wait, nor does what other threads say.
     """
+    _output.soon = soon
     _output.collecting = threading.get_ident()
     try:
         yield
@@ -251,11 +254,12 @@ def _escape(text: str) -> str:
 class _Output:
     """What `configure_logging` said last; before that, lines for a person to read."""
 
-    __slots__ = ("collecting", "level", "lines", "render")
+    __slots__ = ("collecting", "level", "lines", "render", "soon")
 
     def __init__(self) -> None:
         self.collecting: int | None = None  # the thread whose lines wait
         self.lines: list[bytes] = []
+        self.soon: Callable[[Callable[[], None]], object] = lambda flush: flush()
         self.level: int = logging.INFO
         self.render: Render = _render_console
 

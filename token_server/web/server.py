@@ -180,7 +180,7 @@ async def serve_app(hosting: Hosting, stop: StopSignal, *, on_listening: Callabl
 
     `on_listening` is called once, when both ports answer.
     """
-    with lines_collected():
+    with lines_collected(asyncio.get_running_loop().call_soon):
         return await _serve(hosting, stop, on_listening)
 
 

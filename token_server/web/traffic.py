@@ -145,7 +145,6 @@ class Traffic:
             self.look()
 
     def look(self) -> None:
-        flush_lines()  # of what had no answer
         self.now = now = time.monotonic()
         self._tell_time()
         for connection in [one for one in self.connections if one.deadline <= now]:
