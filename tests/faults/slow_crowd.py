@@ -17,6 +17,7 @@ from token_server.web.traffic import Limits
 
 KINDS = ("silent", "head", "body", "reader")
 _TRICKLE_S = 1.0
+_PAUSE_S = 1.0
 _PER_SOURCE = 400
 _POST = b"POST /oauth2/token HTTP/1.1\r\nhost: x\r\ncontent-length: 9999\r\n"
 _FORM = b"content-type: application/x-www-form-urlencoded\r\n\r\n"
@@ -40,6 +41,7 @@ def _open_all(address: Address, each: int) -> list[_Slow]:
         one.setblocking(False)
         opened.append(_Slow(kind, one))
         _say(opened[-1], _beginning(kind))
+    time.sleep(_PAUSE_S)  # until they are answered: more may not be asked at once
     for slow in opened:  # once more: the first answers may have found a buffer
         if slow.kind == "reader":
             _say(slow, _beginning("reader"))

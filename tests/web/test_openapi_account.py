@@ -10,6 +10,8 @@ import jsonschema
 import pytest
 
 from tests.support.contract import Contract
+from tests.support.leaks.hooks import KeyDirectories
+from tests.support.leaks.watch import Watch
 from tests.support.server import (
     EMAIL,
     ISSUER,
@@ -249,8 +251,15 @@ async def test_account_api_answers_as_documented(call: Caller) -> None:
     assert documented - call.contract.seen == set()
 
 
-async def test_any_broken_member_gets_a_documented_answer(call: Caller) -> None:
+async def test_any_broken_member_gets_a_documented_answer(
+    call: Caller, leak_watch: tuple[Watch, KeyDirectories]
+) -> None:
     """Each member of each body in turn absent, of each other type, empty, huge, not text."""
+    with leak_watch[0].not_learning():  # the same junk is a password here and a name elsewhere
+        await _break_each_member(call)
+
+
+async def _break_each_member(call: Caller) -> None:
     access = (await call("POST", "/register", ACCOUNT)).json()["access_token"]
     schemas = call.contract.document["components"]["schemas"]
     for method, path, operation in call.contract.operations():
@@ -258,14 +267,15 @@ async def test_any_broken_member_gets_a_documented_answer(call: Caller) -> None:
             continue
         content = operation["requestBody"]["content"]["application/json"]
         name = content["schema"]["$ref"].rpartition("/")[2]
-        own = path.removeprefix(PREFIX)
         for member in schemas[name]["properties"]:
             for value in JUNK:
                 body = {**content["example"], member: value}
                 if value is ABSENT:
                     del body[member]
-                answer = await call(method, own, content=json.dumps(body), token=access)
-                assert answer.status_code >= 400 or _is_sound(call, name, body), (own, member)
+                raw = json.dumps(body)
+                answer = await call(method, path.removeprefix(PREFIX), content=raw, token=access)
+                is_refused = answer.status_code >= 400
+                assert is_refused or _is_sound(call, name, body), (path, member)
 
 
 def _is_sound(call: Caller, schema: str, body: Any) -> bool:
