@@ -95,7 +95,7 @@ def _target(call: Call, name: str, ports: Collection[int]) -> str | None:
     if target.startswith("socket:"):
         # asyncio wakes its loop by a byte through a pair of sockets.
         is_wake_up = name in _SENDING and call.arguments[2] == 1
-        return None if is_wake_up else _peer(call.pid, target[8:-1], ports)
+        return None if is_wake_up else _peer(target[8:-1], ports)
     if target.startswith("pipe:"):
         return "answer" if descriptor == _STDOUT else None
     if not target.startswith("/") or target.startswith("/dev/") or target.endswith(".log"):
@@ -131,12 +131,12 @@ def _short(path: str) -> str:
     return "table" if "/base/" in path else name
 
 
-def _peer(pid: int, inode: str, ports: Collection[int]) -> str:
-    for family in ("tcp", "tcp6"):
-        with open(f"/proc/{pid}/net/{family}", encoding="ascii") as table:  # noqa: PTH123
-            for line in table:
-                fields = line.split()
-                if fields[9] == inode:
-                    port = int(fields[1].rpartition(":")[2], 16)
-                    return "answer" if port in ports else "database"
+def _peer(inode: str, ports: Collection[int]) -> str:
+    # Our own table: we share the network, and the thread that is looked at may be gone.
+    for table in (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6")):
+        for line in table.read_text("ascii").splitlines() if table.exists() else ():
+            fields = line.split()
+            if fields[9] == inode:
+                port = int(fields[1].rpartition(":")[2], 16)
+                return "answer" if port in ports else "database"
     return "database"  # over a Unix socket
