@@ -3,10 +3,12 @@
 What breaks inside the server is in test_faults.py.
 """
 
+import asyncio
 import json
 import re
 import string
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -369,3 +371,35 @@ async def test_forwarded_header_of_an_untrusted_proxy_is_told_once(
         for _ in range(3):
             await server.http.get("/livez", headers={"X-Forwarded-For": "192.0.2.1"})
     assert capfd.readouterr().err.count("forwarded_header_ignored") == 1
+
+
+async def test_too_many_requests_under_way_are_told_to_come_back(
+    sqlite_url: str, shared_keys: Path, tmp_path: Path
+) -> None:
+    """MAX_REQUESTS: 503 in the path's shape, but the key set is answered; places come back."""
+    copy_keys(shared_keys, tmp_path)
+    settings = make_settings(sqlite_url, tmp_path, max_requests=1)
+    unfinished = head(
+        "POST", "/oauth2/token", [("Host", "x"), ("Content-Type", FORM), ("Content-Length", "9")]
+    )
+    async with running_server(settings) as server:
+        address = urlsplit(server.base_url)
+        _, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(unfinished)
+        async with asyncio.timeout(20):
+            while (full := await server.http.post("/oauth2/token")).status_code != 503:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.02)
+        account = await server.http.get("/api/auth/me")
+        keys = await server.http.get("/.well-known/jwks.json")
+        alive = await server.http.get("/livez")
+        writer.close()
+        await writer.wait_closed()
+        async with asyncio.timeout(20):
+            while (again := await server.http.post("/oauth2/token")).status_code == 503:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.02)
+
+    assert full.json()["error"] == "temporarily_unavailable"
+    assert full.headers["retry-after"] == "1"
+    assert (account.status_code, account.json()["code"]) == (503, "temporarily_unavailable")
+    assert (keys.status_code, alive.status_code) == (200, 200)
+    assert again.status_code == 415
